@@ -1,0 +1,11 @@
+"""Which pixels, and which of a layer's units, made this decision."""
+
+from glasshouse.attribute.averages import smooth as smooth
+from glasshouse.attribute.backprops import deconvnet as deconvnet
+from glasshouse.attribute.backprops import guided_backprop as guided_backprop
+from glasshouse.attribute.cam import cam as cam
+from glasshouse.attribute.cam import grad_cam as grad_cam
+from glasshouse.attribute.gradients import input_x_gradient as input_x_gradient
+from glasshouse.attribute.gradients import integrated_gradients as integrated_gradients
+from glasshouse.attribute.gradients import saliency as saliency
+from glasshouse.attribute.perturb import occlusion as occlusion

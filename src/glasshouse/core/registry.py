@@ -1,0 +1,143 @@
+"""All methods by name: what they cost, what they claim, and what is known against them."""
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from importlib.metadata import entry_points
+from inspect import Parameter, Signature, signature
+from typing import Any, Literal, NamedTuple, ParamSpec, TypeAlias, TypeVar
+
+from glasshouse.core.errors import BadInput, NotFound, not_found
+
+P = ParamSpec("P")
+R = TypeVar("R")
+Reduction: TypeAlias = Literal["sum", "max_abs"]
+"""How colour channels become one value per pixel: "sum" keeps totals, "max_abs" is the saliency map's."""
+ReductionOf: TypeAlias = Callable[[Mapping[str, Any]], Reduction]
+
+
+class Cost(NamedTuple):
+    """What one image costs, in passes of the whole network."""
+
+    forward: float
+    backward: float = 0.0
+
+
+CostOf: TypeAlias = Callable[[Mapping[str, Any], Sequence[int]], Cost]
+"""From the settings of a call and the shape `n c h w` of its images to what one image costs."""
+
+
+@dataclass(frozen=True)
+class Info:
+    """What the registry knows of a method.
+
+    Args:
+        name: `folder.function`.
+        function: the public function.
+        cost: passes per image, or None where that depends on the data.
+        completeness: whether the values sum to a difference of scores, so that a gap means an error.
+        class_sensitive: False if the method is known to answer much the same for every class.
+        warning: what a reader must know before trusting it; empty if nothing is known against it.
+        paper: author, venue and year.
+        example: settings under which the method is quick, for tests and trials.
+        reduction: how an attribution method's channels become one value per pixel.
+    """
+
+    name: str
+    function: Callable[..., Any]
+    cost: CostOf | None = None
+    completeness: bool = False
+    class_sensitive: bool = True
+    warning: str = ""
+    paper: str = ""
+    example: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    reduction: Reduction | ReductionOf = "sum"
+
+    @property
+    def folder(self) -> str:
+        return self.name.partition(".")[0]
+
+    @property
+    def short(self) -> str:
+        return self.name.rpartition(".")[2]
+
+    @property
+    def title(self) -> str:
+        """The first line of the docstring."""
+        return (self.function.__doc__ or "").strip().partition("\n")[0]
+
+    @property
+    def parameters(self) -> Signature:
+        return signature(self.function)
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """What each argument is when it is not given."""
+        named = self.parameters.parameters.values()
+        return {parameter.name: parameter.default for parameter in named if parameter.default is not Parameter.empty}
+
+
+_registry: dict[str, Info] = {}
+_plugins_loaded: list[bool] = []
+
+
+def register(info: Info) -> None:
+    """Add a method; a name that is taken by another function is an error."""
+    known = _registry.get(info.name)
+    if known is not None and known.function.__module__ != info.function.__module__:
+        raise BadInput(
+            f"a method '{info.name}' exists already, in {known.function.__module__}.", "Choose another name."
+        )
+    _registry[info.name] = info
+
+
+def list_methods(pattern: str = "*") -> list[str]:
+    """Names of all methods that match, plug-ins included: `list_methods("attribute.*cam*")`."""
+    load_plugins()
+    return sorted(name for name in _registry if fnmatchcase(name, pattern))
+
+
+def find_method(name: str, folder: str = "*") -> Info:
+    """A registered method by full or short name; an unknown one raises with the nearest names."""
+    names = list_methods(f"{folder}.*" if folder != "*" else "*")
+    for full in names:
+        if name in (full, full.rpartition(".")[2]):
+            return _registry[full]
+    raise not_found("method", name, names if "." in name else [n.rpartition(".")[2] for n in names], NotFound)
+
+
+def load_plugins() -> None:
+    """Import what other packages announce under the entry-point group `glasshouse.methods`, once."""
+    if not _plugins_loaded:
+        _plugins_loaded.append(True)
+        for entry in entry_points(group="glasshouse.methods"):
+            try:
+                entry.load()
+            except Exception as error:  # somebody else's code: it must not take ours down
+                warnings.warn(f"the plug-in '{entry.name}' cannot be loaded: {error}", stacklevel=3)
+
+
+def registered(
+    folder: str,
+    cost: CostOf | None = None,
+    paper: str = "",
+    warning: str = "",
+    example: Mapping[str, Any] | None = None,
+) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Decorator that puts a function of another kind than attribution into the registry, unchanged."""
+
+    def add(function: Callable[P, R]) -> Callable[P, R]:
+        register(
+            Info(
+                f"{folder}.{function.__name__}",
+                function,
+                cost,
+                paper=paper,
+                warning=warning,
+                example=example or {},
+            )
+        )
+        return function
+
+    return add

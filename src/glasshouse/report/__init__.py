@@ -1,0 +1,14 @@
+"""Results as pictures and pages that open by a double click. Importing it teaches every noun to show itself."""
+
+from glasshouse.core.result import draw as draw
+from glasshouse.report import fragments as fragments
+from glasshouse.report.page import explain_page as explain_page
+from glasshouse.report.page import html_page as html_page
+from glasshouse.report.picture import overlay as overlay
+from glasshouse.report.picture import overlay_sheet as overlay_sheet
+from glasshouse.report.units import tiles as tiles
+from glasshouse.report.units import unit_page as unit_page
+from glasshouse.report.units import unit_section as unit_section
+from glasshouse.report.views import QUICK as QUICK
+from glasshouse.report.views import View as View
+from glasshouse.report.views import explain as explain

@@ -1,0 +1,31 @@
+"""Pictures of what a network looks for, drawn by optimisation."""
+
+from glasshouse.visualize.images import Canvas as Canvas
+from glasshouse.visualize.images import fit_colours as fit_colours
+from glasshouse.visualize.images import fourier_image as fourier_image
+from glasshouse.visualize.images import natural_colours as natural_colours
+from glasshouse.visualize.images import pixel_image as pixel_image
+from glasshouse.visualize.images import sphere_image as sphere_image
+from glasshouse.visualize.objectives import Objective as Objective
+from glasshouse.visualize.objectives import Sight as Sight
+from glasshouse.visualize.objectives import Term as Term
+from glasshouse.visualize.objectives import direction as direction
+from glasshouse.visualize.objectives import diversity as diversity
+from glasshouse.visualize.objectives import l2 as l2
+from glasshouse.visualize.objectives import layer_energy as layer_energy
+from glasshouse.visualize.objectives import logit as logit
+from glasshouse.visualize.objectives import neuron as neuron
+from glasshouse.visualize.objectives import total_variation as total_variation
+from glasshouse.visualize.objectives import unit as unit
+from glasshouse.visualize.picture import Picture as Picture
+from glasshouse.visualize.synthesis import PRESETS as PRESETS
+from glasshouse.visualize.synthesis import Preset as Preset
+from glasshouse.visualize.synthesis import render as render
+from glasshouse.visualize.transforms import Transform as Transform
+from glasshouse.visualize.transforms import jitter as jitter
+from glasshouse.visualize.transforms import move as move
+from glasshouse.visualize.transforms import none as none
+from glasshouse.visualize.transforms import pad as pad
+from glasshouse.visualize.transforms import robust as robust
+from glasshouse.visualize.transforms import rotate as rotate
+from glasshouse.visualize.transforms import scale as scale

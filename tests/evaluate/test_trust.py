@@ -1,0 +1,213 @@
+"""The card: what each tier costs and holds, and what it says."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from glasshouse import attribute, evaluate
+from glasshouse.core import Card, Score
+from glasshouse.core.registry import Cost, _registry
+from glasshouse.evaluate.words import sentence
+
+
+def score(name, values, stderr=0.01, chance=0.0, direction="up"):
+    value = torch.tensor(values)
+    reason = tuple("" if known else "constant_map" for known in (~value.isnan()).tolist())
+    return Score(name, value, torch.full_like(value, stderr), chance, direction, reason)
+
+
+@pytest.mark.parametrize(("tier", "passes"), [("free", 0), ("lite", 18 + 16), ("standard", 66 + 16)])
+def test_a_tier_costs_what_it_says(cnn, images, explained, random_maps, counted, tier, passes):
+    explanation = explained(random_maps(3, (14, 18)), 1)
+    sizes = counted(cnn)
+    card = evaluate.card(cnn, images, explanation, tier=tier)
+    assert sum(sizes) == sum(s.n_forward for s in card.scores.values()) == 3 * passes
+    assert card.tier == tier
+
+
+def test_the_standard_tier_holds_the_headline_scores(cnn, images):
+    card = evaluate.card(cnn, images, attribute.integrated_gradients(cnn, images, n_steps=4), tier="standard")
+    assert {
+        "srg",
+        "mu_fidelity",
+        "completeness_gap",
+        "class_sensitivity",
+        "randomise_parameters",
+        "sparseness",
+    } <= set(card.scores)
+    assert all(s.valid.all() and s.stderr.isfinite().all() for s in card.scores.values())
+
+
+def test_card_scores_are_those_of_the_metrics(cnn, images):
+    explanation = attribute.input_x_gradient(cnn, images)
+    card = evaluate.card(cnn, images, explanation, tier="standard", seed=5)
+    alone = {
+        "srg": evaluate.srg(cnn, images, explanation, seed=5),
+        "mu_fidelity": evaluate.mu_fidelity(cnn, images, explanation, n_samples=32, baseline="blur", seed=5),
+        "sparseness": evaluate.sparseness(cnn, images, explanation),
+    }
+    for name, metric in alone.items():
+        torch.testing.assert_close(card.scores[name].value, metric.value, atol=1e-5, rtol=1e-4)
+
+
+def test_ten_methods_pay_for_the_random_masks_once(cnn, images, explained, random_maps, counted):
+    sizes, answers = counted(cnn), evaluate.Answers(cnn, images, 1)
+    for seed in range(3):
+        evaluate.card(cnn, images, explained(random_maps(3, (14, 18), seed), 1), tier="standard", answers=answers)
+    assert sum(sizes) == answers.n_forward == 3 * (2 + 16 + 32 + 3 * 32)
+
+
+@pytest.mark.parametrize(("own", "tier"), [(2, "lite"), (400, "lite"), (501, "standard"), (None, "lite")])
+def test_the_automatic_tier_stays_within_half_of_the_methods_cost(cnn, images, monkeypatch, own, tier):
+    info = _registry["attribute.saliency"]
+    cost = None if own is None else lambda settings, shape: Cost(own)
+    explanation = attribute.saliency(cnn, images)
+    monkeypatch.setitem(_registry, info.name, replace(info, cost=cost))
+    card = evaluate.card(cnn, images, explanation)
+    assert card.tier == tier
+    assert "class_sensitivity" not in card.scores
+
+
+def test_a_good_map_of_a_linear_model_is_clearly_better_than_chance(linear, explained, random_maps):
+    linear.weight.data = torch.linspace(-1, 2, 48, dtype=torch.float64).view(1, 6, 8) / 20
+    bright = torch.ones(2, 1, 6, 8, dtype=torch.float64)
+    maps = torch.stack([linear.weight[0].detach().float(), random_maps(1)[0]])
+    card = evaluate.card(linear, bright, explained(maps), tier="lite")
+    assert evaluate.verdicts(evaluate.srg(linear, bright, explained(maps), baseline=0.0)) == ("better", "unclear")
+    assert card.scores["srg"].chance == 0
+
+
+def test_verdicts_need_three_standard_errors():
+    values = [0.0, 0.029, 0.031, -0.031, float("nan")]
+    assert evaluate.verdicts(score("srg", values)) == ("unclear", "unclear", "better", "worse", "undefined")
+    assert evaluate.verdicts(score("x", [1.0, 0.5], 0.0, 1.0, "down")) == ("unclear", "better")
+    assert evaluate.verdicts(score("x", [1.0], 0.0, None)) == ("unjudged",)
+    assert evaluate.verdicts(score("randomise_parameters", [0.95, 0.85], 1e-3, 1.0, "down")) == ("unclear", "better")
+
+
+def test_a_score_that_nothing_can_lower_is_no_evidence(linear, inputs, contributions, explained):
+    linear.weight.data.mul_(1e-4)
+    explanation = explained(contributions.float())
+    card = evaluate.card(linear, inputs, explanation, tier="lite")
+    assert set(evaluate.verdicts(card.scores["srg"])) == {"unclear"}
+    assert "Even removing everything hardly changes the score" in card.sentences[0]
+
+
+def test_an_image_gets_a_sentence_that_anyone_can_read(linear, inputs, contributions, explained):
+    card = evaluate.card(linear, inputs, explained(contributions.float()), tier="lite")
+    value, error = (float(card.scores["srg"].value[0]), float(card.scores["srg"].stderr[0]))
+    assert len(card.sentences) == 3
+    assert card.sentences[0].startswith("Removing what this map marks first ")
+    assert f"{value:.2f}"[:3] in card.sentences[0]
+    assert "± " in card.sentences[0]
+    assert error > 0
+
+
+SENTENCES = {
+    "lowers the score faster than removing it last (0.40 ± 0.01; 0 would be chance).": {"srg": 0.4},
+    "faster than removing it last, but that may be chance (0.02 ± 0.01; 0 would be chance).": {"srg": 0.02},
+    "does not lower the score faster than removing it last (-0.02 ± 0.01": {"srg": -0.02},
+    "it points away from what the model uses.": {"srg": -0.4},
+    "Removing random patches speaks for the map (correlation 0.50 ± 0.01).": {"srg": 0.4, "mu_fidelity": 0.5},
+    "Removing random patches decides nothing (correlation 0.02 ": {"srg": 0.4, "mu_fidelity": 0.02},
+    "Removing random patches speaks against it (correlation -0.30 ": {"srg": 0.4, "mu_fidelity": -0.3},
+    "but hardly with the class: do not read it as evidence for this class.": {
+        "randomise_parameters": 0.1,
+        "class_sensitivity": 0.02,
+    },
+    "when the model's weights are randomised, and with the class.": {
+        "randomise_parameters": 0.1,
+        "class_sensitivity": 0.8,
+    },
+    "it shows the image, not the model.": {"randomise_parameters": 0.95, "class_sensitivity": 0.0},
+    "should add up to by 30 %.": {"completeness_gap": 0.3},
+    "add up to the difference of scores, as they should.": {"completeness_gap": 0.01},
+    "This map could not be tested: the map has the same value everywhere.": {"srg": float("nan")},
+    "This map was not tested against the model": {},
+}
+
+
+@pytest.mark.parametrize(("text", "values"), SENTENCES.items())
+def test_the_sentence_follows_the_scores(text, values, explained, random_maps):
+    said = sentence(explained(random_maps(1)), {name: score(name, [v]) for name, v in values.items()}, 0)
+    assert text in said
+
+
+def test_a_method_known_to_ignore_the_class_is_called_so_until_measured(cnn, images):
+    explanation = attribute.guided_backprop(cnn, images)
+    assert "do not read it as evidence" in evaluate.card(cnn, images, explanation, tier="lite").sentences[0]
+    measured = evaluate.card(cnn, images, explanation, tier="standard")
+    blind = measured.scores["class_sensitivity"].value < 0.1
+    assert ["do not read it as evidence" in said for said in measured.sentences] == blind.tolist()
+
+
+WARNINGS = {
+    "hardly changes with the class": {"class_sensitivity": [0.05, 0.5]},
+    "stays the same when the model's weights are randomised": {"randomise_parameters": [0.95, 0.2]},
+    "by over 5 %": {"completeness_gap": [0.06, 0.04]},
+    "no faster than chance may": {"srg": [0.019, 0.021]},
+}
+
+
+@pytest.mark.parametrize(("text", "values"), WARNINGS.items())
+def test_a_warning_names_the_images_it_is_about(text, values, explained, random_maps):
+    scores = {name: score(name, v) for name, v in values.items()}
+    (warning,) = evaluate.warnings(explained(random_maps(2)), Card("standard", scores, ("", "")))
+    assert text in warning
+    assert warning.endswith("(image 0)")
+
+
+def test_nothing_to_warn_about_is_nothing(explained, random_maps):
+    scores = {"srg": score("srg", [0.4]), "class_sensitivity": score("class_sensitivity", [0.5])}
+    assert evaluate.warnings(explained(random_maps(1)), Card("standard", scores, ("",))) == ()
+
+
+def test_a_map_whose_class_changes_nothing_at_all_is_warned_about(explained, random_maps):
+    scores = {"class_sensitivity": score("class_sensitivity", [0.0])}
+    assert len(evaluate.warnings(explained(random_maps(1)), Card("standard", scores, ("",)))) == 1
+
+
+def test_a_known_warning_comes_with_every_card(cnn, images):
+    explanation = attribute.guided_backprop(cnn, images)
+    card = evaluate.card(cnn, images, explanation, tier="free")
+    assert evaluate.warnings(explanation, card)[0] == _registry["attribute.guided_backprop"].warning
+
+
+def test_a_constant_map_is_a_warning_and_not_an_error(cnn, images, explained):
+    explanation = explained(torch.ones(3, 14, 18), 1)
+    card = evaluate.card(cnn, images, explanation, tier="standard")
+    assert card.sentences[0] == "This map could not be tested: the map has the same value everywhere."
+    assert "constant" in evaluate.warnings(explanation, card)[0]
+
+
+def test_a_target_of_ones_own_gets_what_can_be_measured(cnn, images):
+
+    def lead(output):
+        return output[:, 0] - output[:, 1]
+
+    explanation = attribute.saliency(cnn, images, lead)
+    card = evaluate.card(cnn, images, explanation, tier="standard")
+    assert "pass target=" in card.sentences[0]
+    assert evaluate.card(cnn, images, explanation, tier="lite", target=lead).scores["srg"].valid.all()
+
+
+def test_a_card_travels_with_its_explanation(cnn, images, tmp_path):
+    explanation = attribute.grad_cam(cnn, images)
+    carded = explanation.with_card(evaluate.card(cnn, images, explanation, tier="standard"))
+    again = type(explanation).load(carded.save(tmp_path / "e.safetensors"))
+    assert again.card is not None
+    assert again.card.sentences == carded.card.sentences
+    assert again.card.scores["srg"].value.equal(carded.card.scores["srg"].value)
+
+
+def test_an_unknown_tier_is_refused(cnn, images, explained, random_maps):
+    with pytest.raises(Exception, match="tier"):
+        evaluate.card(cnn, images, explained(random_maps(3, (14, 18))), tier="full")
+
+
+def test_a_card_of_a_model_in_training_mode_restores_it(images, explained, random_maps):
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()).train()
+    evaluate.card(model, images, explained(random_maps(3, (14, 18)), 1), tier="lite")
+    assert all(module.training for module in model.modules())

@@ -1,0 +1,152 @@
+"""What methods cost, counted rather than timed: passes, arithmetic, memory, and what importing them pulls in."""
+
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
+
+from glasshouse import attribute  # noqa: F401 - fills the registry
+from glasshouse.core import Cost, find_method, list_methods
+from glasshouse.core.trace import plain_attention
+
+SIZE = 32
+METHODS = list_methods("attribute.*")
+HEAVY = ("torchvision", "timm", "transformers", "matplotlib", "ray", "fastapi", "sklearn", "scipy.stats")
+NOT_IMPORTED = (*HEAVY, "torch._dynamo", "rich")
+
+
+class Passes:
+    """Images that went through, forward and backward. Copies of a network share its counter."""
+
+    def __init__(self):
+        self.forward, self.backward = 0, 0
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Passes":
+        return self
+
+
+class Counted(nn.Module):
+    """A classifier of four classes that counts the images it is given and the rows of gradient it gets back."""
+
+    def __init__(self):
+        super().__init__()
+        self.passes = Passes()
+        self.stem, self.norm = nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8)
+        self.conv, self.relu = nn.Conv2d(8, 8, 3, padding=1), nn.ReLU()
+        self.last, self.pool, self.head = nn.Conv2d(8, 8, 3, padding=1), nn.AdaptiveAvgPool2d(1), nn.Linear(8, 4)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        x = self.relu(self.norm(self.stem(inputs)))
+        x = self.relu(self.last(self.relu(self.conv(x))))
+        out = self.head(self.pool(x).flatten(1))
+        self.passes.forward += len(inputs)
+        if out.requires_grad:
+            out.register_hook(self.count)
+        return out
+
+    def count(self, gradient: Tensor) -> None:
+        self.passes.backward += len(gradient)
+
+
+class Watch(TorchDispatchMode):
+    """Below autograd: how many multiplications and additions were made, and the bytes of the largest tensor."""
+
+    def __init__(self):
+        super().__init__()
+        self.operations, self.largest = 0, 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if count := flop_registry.get(func._overloadpacket):
+            self.operations += count(*args, **(kwargs or {}), out_val=out)
+        self.largest = max([self.largest, *(leaf.nbytes for leaf in tree_leaves(out) if isinstance(leaf, Tensor))])
+        return out
+
+
+def watched(run: Callable[[], Any]) -> Watch:
+    with plain_attention(), Watch() as watch:
+        run()
+    return watch
+
+
+@pytest.fixture
+def net() -> Counted:
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        return Counted().eval()
+
+
+def photos(n: int) -> Tensor:
+    return torch.randn(n, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(1))
+
+
+def ready(name: str, net: Counted, images: Tensor, **settings: Any) -> tuple[Callable[[], Any], Cost]:
+    """A call whose plan and geometry are already known, and what the method declares that it costs per image."""
+    info = find_method(name)
+    chosen: Mapping[str, Any] = {**info.example, **settings}
+
+    def run() -> Any:
+        return info.function(net, images, 1, **chosen)
+
+    defaults = {key: value.default for key, value in info.parameters.parameters.items()}
+    assert info.cost is not None, f"{name} declares no cost"
+    run()
+    net.passes.forward = net.passes.backward = 0
+    return run, info.cost({**defaults, **chosen}, tuple(images.shape))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_makes_the_passes_that_it_declares(name: str, net: Counted):
+    images = photos(2)
+    run, cost = ready(name, net, images)
+    run()
+    assert (net.passes.forward, net.passes.backward) == (cost.forward * len(images), cost.backward * len(images))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_computes_no_more_than_its_passes_need(name: str, net: Counted):
+    # A backward pass to the images alone costs what a forward pass does; gradients of weights would double it.
+    images = photos(2)
+    run, cost = ready(name, net, images)
+    allowed = (cost.forward + cost.backward) * watched(lambda: net(images)).operations
+    assert 0 < watched(run).operations <= 1.02 * allowed
+
+
+MANY = {
+    "integrated_gradients": ({"n_steps": 16}, {"n_steps": 160}),
+    "smooth": ({"n_samples": 16}, {"n_samples": 160}),
+    "occlusion": (
+        {"sliding_window_shapes": 8, "strides": 8},
+        {"sliding_window_shapes": 3, "strides": 1},
+    ),
+}
+"""For methods of many passes, settings with few of them and with many."""
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_no_tensor_grows_with_the_number_of_passes(name: str, net: Counted):
+    # Masks, noise and points on a path are made chunk by chunk, so the largest tensor is a chunk's activation.
+    few, many = MANY.get(name.partition(".")[2], ({}, {}))
+    chunk = {"chunk": 8} if "chunk" in find_method(name).parameters.parameters else {}
+    run, cost = ready(name, net, photos(2), **few, **chunk)
+    more, more_cost = ready(name, net, photos(2), **many, **chunk)
+    assert bool(many) == (more_cost.forward > cost.forward), "say in MANY how to make few and many passes"
+    assert many or cost.forward + cost.backward <= 2
+    one_chunk = watched(lambda: net(photos(8))).largest
+    assert watched(more).largest <= 1.01 * max(watched(run).largest, one_chunk)
+
+
+def test_importing_the_methods_pulls_in_nothing_heavy():
+    command = [sys.executable, "-X", "importtime", "-c", "import glasshouse.core, glasshouse.attribute"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    names = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
+    assert "glasshouse.attribute" in names
+    heavy = {name for name in names for unwanted in NOT_IMPORTED if f"{name}.".startswith(f"{unwanted}.")}
+    assert not heavy

@@ -1,0 +1,49 @@
+"""Every example runs: without a network, in an empty folder, with its figures where they are asked for."""
+
+import runpy
+from pathlib import Path
+
+import pytest
+
+from glasshouse.core.errors import MissingPackage
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+SCRIPTS = sorted(path.relative_to(EXAMPLES).with_suffix("").as_posix() for path in EXAMPLES.glob("*/*.py"))
+
+
+@pytest.fixture
+def figures(tmp_path, monkeypatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GLASSHOUSE_FIGURES", str(tmp_path / "figures"))
+    return tmp_path / "figures"
+
+
+def source(name: str) -> str:
+    return (EXAMPLES / f"{name}.py").read_text()
+
+
+def marked(name: str):
+    text = source(name)
+    real = [pytest.mark.real, pytest.mark.slow] if "zoo.load(" in text else []
+    return pytest.param(name, marks=real)
+
+
+@pytest.mark.parametrize("name", [marked(name) for name in SCRIPTS])
+def test_the_example_runs_and_saves_what_it_promises(name, figures):
+    try:
+        runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
+    except MissingPackage as error:
+        pytest.skip(str(error))
+    saved = [path.name for path in figures.glob("*.png")]
+    assert saved == ([f"{Path(name).name}.png"] if "GLASSHOUSE_FIGURES" in source(name) else [])
+    left = [path.name for path in figures.parent.iterdir() if path != figures]
+    assert not left, f"{name} leaves {left} behind"
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_every_snippet_that_begins_also_ends(name):
+    lines = [line.strip() for line in source(name).splitlines() if "--8<--" in line]
+    begun = [line.split("start:")[1] for line in lines if "start:" in line]
+    ended = [line.split("end:")[1] for line in lines if "end:" in line]
+    assert begun == ended
+    assert len(set(begun)) == len(begun)
