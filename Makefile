@@ -3,11 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
-DATA := .cache/real
+DATA := .real-data
 OUT ?= glasshouse-demo
 WORKERS ?= 2
 
-.PHONY: demo test quick check format bench docs clean
+.PHONY: demo test quick check format bench docs figures clean
 
 demo: $(VENV)/.demo ## explain a real classifier's decisions on real photographs, and write a report
 	$(BIN)/glasshouse demo --out $(OUT)
@@ -36,6 +36,10 @@ bench: $(VENV)/.dev $(VENV)/.bench ## speed beside Captum and pytorch-grad-cam, 
 docs: $(VENV)/.dev $(VENV)/.docs ## the documentation, into site/
 	$(BIN)/zensical build --clean
 
+figures: $(VENV)/.dev ## draw the figures of the documentation again
+	for example in examples/*.py examples/*/*.py; do \
+		GLASSHOUSE_FIGURES=docs/figures GLASSHOUSE_STEPS=256 $(BIN)/python $$example > /dev/null || exit 1; done
+
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 	$(INSTALL) torch
@@ -45,4 +49,4 @@ $(VENV)/.%: $(VENV)/bin/python pyproject.toml constraints.txt
 	@touch $@
 
 clean:
-	rm -rf $(VENV) .cache site glasshouse-demo
+	rm -rf $(VENV) .cache .real-data site glasshouse-demo

@@ -14,7 +14,7 @@ METHODS = ("grad_cam", "integrated_gradients", "smooth", "occlusion", "saliency"
 SIDE, GAP, TEXT = 224, 12, 62
 
 model = gh.zoo.load("efficientnet_lite0")
-images = model.preprocess(Image.fromarray(skimage.data.chelsea()))
+images = model.preprocess(Image.fromarray(skimage.data.coffee()))
 pixels = model.preprocess.pixels(images)
 with torch.no_grad():
     probability, top = model(images).softmax(1)[0].max(0)
@@ -37,4 +37,4 @@ for place, (picture, title, note) in enumerate(columns):
 
 folder = Path(os.environ.get("GLASSHOUSE_FIGURES", "figures"))
 folder.mkdir(parents=True, exist_ok=True)
-sheet.save(folder / "readme.png", optimize=True)
+sheet.quantize().save(folder / "readme.png", optimize=True)

@@ -17,7 +17,7 @@ from glasshouse.core.errors import MissingPackage
 from glasshouse.core.model import Model
 
 REPO = Path(__file__).parents[1]
-REAL_DATA = Path(os.environ.setdefault("GLASSHOUSE_REAL_DATA", str(REPO / ".cache" / "real")))
+REAL_DATA = Path(os.environ.setdefault("GLASSHOUSE_REAL_DATA", str(REPO / ".real-data")))
 REAL_IS_REQUIRED = os.environ.get("GLASSHOUSE_REQUIRE_REAL") == "1"
 
 _KEPT_ALIVE: list[torch.library.Library] = []  # the schemas vanish with the object

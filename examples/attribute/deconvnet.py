@@ -25,4 +25,4 @@ pictures = [0.5 + 0.5 * (each.native / each.native.abs().quantile(0.995)).clamp(
 folder = Path(os.environ.get("GLASSHOUSE_FIGURES", "figures"))
 folder.mkdir(parents=True, exist_ok=True)
 figure = torch.cat([model.preprocess.pixels(images), *pictures], 3)
-to_image(figure[0]).save(folder / "deconvnet.png")
+to_image(figure[0]).quantize().save(folder / "deconvnet.png", optimize=True)

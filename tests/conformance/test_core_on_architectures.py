@@ -274,10 +274,10 @@ def test_images_need_not_be_square(name):
 
 @pytest.mark.parametrize("name", ["vit", pytest.param("timm_swin", marks=slow)])
 def test_linear_layers_computed_as_convolutions_change_nothing(name, monkeypatch):
-    from glasshouse.core import plan
+    from glasshouse.core import rewrites
 
-    monkeypatch.setattr(plan, "faster_as_convolution", lambda *_: True)
-    monkeypatch.setattr(plan, "LEAST_WORK", 0)
+    monkeypatch.setattr(rewrites, "faster_as_convolution", lambda *_: True)
+    monkeypatch.setattr(rewrites, "LEAST_WORK", 0)
     model, images = copy.deepcopy(build(name)), pictures(2)
     prepared = prepare(model, images)
     assert any("linear layers as convolutions" in step for step in prepared.steps)

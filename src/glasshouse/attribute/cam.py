@@ -50,7 +50,7 @@ def grad_cam(
     Args:
         layer: usually the last one with positions (None takes it); earlier layers are sharper and noisier.
     """
-    layer = layer or geometry(model, inputs).usual()
+    layer = geometry(model, inputs).usual() if layer is None else layer
     units = unit_maps(model, inputs, layer)
     with probe(model, layer) as seen:
         y = select(model(inputs.requires_grad_()), target, score)

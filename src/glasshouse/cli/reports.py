@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from glasshouse.core import Model, Progress
     from glasshouse.report import View
 
-PHOTOS = ("chelsea.png", "coffee.png", "motorcycle_left.png", "camera.png", "rocket.jpg")
+PHOTOS = ("coffee.png", "chelsea.png", "motorcycle_left.png", "camera.png", "rocket.jpg")
 DEMO_MODEL = "efficientnet_lite0"
 DEMO_LAYER, DEMO_UNITS = "blocks.3.2", 4
 
@@ -116,7 +116,7 @@ def look_into_units(model: "Model", files: list[Path], progress: "Progress") -> 
     seen = dissect.exemplars(model, model.preprocess.normalise(pixels).to(device), layer=DEMO_LAYER, k=9, level=0.98)
     chosen = (seen.peak / seen.threshold).nan_to_num().topk(DEMO_UNITS).indices.tolist()  # those that stand out most
     objective = visualize.unit(DEMO_LAYER, chosen)
-    picture = visualize.render(model, objective, size=112, steps=128, progress=progress)
+    picture = visualize.render(model, objective, size=128, steps=192, progress=progress)
     return report.unit_section(seen, pixels, picture, units=chosen)
 
 

@@ -28,14 +28,23 @@ class Place:
 def find(model: nn.Module, layer: str) -> Place:
     """The place a layer's name stands for; an unknown name raises with the nearest ones."""
     name, _, run = layer.partition("#")
-    modules = dict(model.named_modules())
-    at_input = name not in modules and name.endswith(".input")
-    name = name.removesuffix(".input") if at_input else name
-    if name not in modules or not name:
-        raise not_found("layer", name, [m for m in modules if m], LayerNotFound)
+    at_input, module = False, submodule(model, name)
+    if module is None and name.endswith(".input"):
+        at_input, name = True, name.removesuffix(".input")
+        module = submodule(model, name)
+    if module is None:
+        raise not_found("layer", name, [m for m, _ in model.named_modules() if m], LayerNotFound)
     if run and not run.lstrip("-").isdigit():
         raise BadInput(f"'{layer}' names no run of '{name}'.", f"Write '{name}#0' for the first, '{name}#-1' the last.")
-    return Place(layer, modules[name], at_input, int(run) if run else None)
+    return Place(layer, module, at_input, int(run) if run else None)
+
+
+def submodule(model: nn.Module, name: str) -> nn.Module | None:
+    """The module of a dotted name; None if there is none, or the name is empty."""
+    try:
+        return model.get_submodule(name) if name else None
+    except AttributeError:
+        return None
 
 
 class Seen(Mapping[str, Tensor]):

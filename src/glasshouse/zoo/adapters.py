@@ -53,7 +53,7 @@ def load(
         if arch is None or arch.startswith("file:"):
             raise BadModel(
                 f"'{spec}' holds weights; the network that they belong to is not known.",
-                "Add arch='timm:NAME', 'torchvision:NAME' or a name of zoo.list_models().",
+                "Add arch='timm:NAME', 'torchvision:NAME' or a name of zoo.list_models() (--arch on the command line).",
             )
         model = load(arch, preprocess=preprocess, class_names=class_names, weights=Path(name))
         return replace(model, name=Path(name).stem)

@@ -1,5 +1,6 @@
 """What every streaming statistic can do: take a batch, take another's count, start afresh, be saved."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, fields, replace
@@ -50,19 +51,20 @@ S = TypeVar("S", bound="Counted")
 
 
 @dataclass(eq=False, repr=False)
-class Counted:
+class Counted(ABC):
     """The part of `Stat` that is the same for all: init fields are settings, the other fields are counted.
 
     A statistic adds `update`, `shape` and `_join`. It lives on the device of its batches.
     """
 
     @property
+    @abstractmethod
     def shape(self) -> tuple[int, ...]:
         """How many units (and concepts) are counted; zeros before the first batch."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _join(self, other: Any) -> None:
-        raise NotImplementedError
+        """Count what another of the same shape counted; neither is empty."""
 
     def merge(self: S, other: S) -> None:
         """Count all that `other` counted, which is left as it is."""
