@@ -17,7 +17,6 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from glasshouse.core.backward import python_module
@@ -151,8 +150,8 @@ def weights_fingerprint(model: nn.Module) -> tuple[int, int]:
         else:
             long.append(values)
     with torch.no_grad():
-        digests = [sums(values) for values in long] + [weighed(torch.cat(group)) for group in short.values()]
-    joined = torch.cat([digest.cpu().double() for digest in digests]) if digests else torch.empty(0)
+        digests = [digest(values) for values in [*long, *(torch.cat(group) for group in short.values())]]
+    joined = torch.cat(digests) if digests else torch.empty(0)
     if not joined.isfinite().all():
         check_weights(model)
     places = tuple((weight.data_ptr(), version(weight)) for weight in weights)
@@ -169,20 +168,16 @@ def weights_of(model: nn.Module) -> list[Tensor]:
     return list(found.values())
 
 
-def sums(values: Tensor, width: int = 509) -> Tensor:
-    """Sums of runs of `width` values: one pass over memory. A prime, so that no filter or row is a whole run, and
-    filters, rows and channels that change places change the sums."""
-    whole = len(values) // width * width
-    return torch.cat([values[:whole].view(-1, width).sum(1), values[whole:].sum()[None]])
+def digest(values: Tensor, width: int = 4096) -> Tensor:
+    """Each run of `width` values as one number: their product with a fixed row of irregular ones.
 
-
-def weighed(values: Tensor) -> Tensor:
-    """Sums of short runs, each value times an irregular number, so that values which change places change them."""
-    values = F.pad(
-        values.float() if values.dtype.itemsize < 4 or not values.is_floating_point() else values,
-        (0, -len(values) % 64),
-    )
-    return values.view(-1, 64) @ irregular(64, values.device).to(values.dtype)
+    One pass over memory, as a sum is; but values that change places change it too.
+    """
+    if not values.is_floating_point() or values.dtype.itemsize < 4:
+        values = values.float()
+    row, whole = irregular(width, values.device).to(values.dtype), len(values) // width * width
+    rest = torch.dot(values[whole:], row[: len(values) - whole])[None]
+    return torch.cat([torch.mv(values[:whole].view(-1, width), row), rest]).cpu().double()
 
 
 @cache

@@ -9,6 +9,7 @@ import math
 import os
 from dataclasses import dataclass, field, fields, replace
 from functools import singledispatch
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, TypeVar
 
@@ -80,6 +81,7 @@ class Noun:
         return {f.name: plain(getattr(self, f.name)) for f in fields(self)}
 
     def _repr_html_(self) -> str:
+        import_module("glasshouse.report")  # registers the drawings; found by name, as core knows no folder above it
         return draw(self)
 
 
