@@ -1,0 +1,1 @@
+"""The scene world: rendered images whose whole truth is known."""
