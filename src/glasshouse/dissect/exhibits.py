@@ -179,12 +179,13 @@ class Exemplars(Noun):
 
 
 def image_of(item: Any) -> Tensor:
-    """The image in an item of a data set, or the images in a batch: the item itself, or its first part."""
+    """The image in an item of a data set, or the images in a batch: the item itself, its first part, or its `image`."""
     image = item[0] if isinstance(item, tuple | list) and item else item
+    image = image.get("image") if isinstance(image, dict) else image
     if not isinstance(image, Tensor):
         raise BadInput(
             f"an item of the data set holds a {type(image).__name__} where an image tensor is due.",
-            "Give tensors `c h w`, or tuples that start with one.",
+            "Give tensors `c h w`, tuples that start with one, or dictionaries with one under 'image'.",
         )
     return image
 
