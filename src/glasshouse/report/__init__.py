@@ -6,6 +6,10 @@ from glasshouse.report.page import explain_page as explain_page
 from glasshouse.report.page import html_page as html_page
 from glasshouse.report.picture import overlay as overlay
 from glasshouse.report.picture import overlay_sheet as overlay_sheet
+from glasshouse.report.scenes import contact_sheet as contact_sheet
+from glasshouse.report.scenes import mark_parts as mark_parts
+from glasshouse.report.scenes import paint_labels as paint_labels
+from glasshouse.report.scenes import stack_sheets as stack_sheets
 from glasshouse.report.units import tiles as tiles
 from glasshouse.report.units import unit_page as unit_page
 from glasshouse.report.units import unit_section as unit_section

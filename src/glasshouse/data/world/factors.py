@@ -1,6 +1,7 @@
 """The factors of a scene: what may differ between two images, and how it is drawn."""
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -66,10 +67,11 @@ class Factor:
             raise BadInput(
                 f"'{self.name}' has shape {tuple(given.shape)} for {n} scenes.", "Give one value, or one each."
             )
-        top = len(self.values) - 1 if self.values else math.inf
-        low = 0 if self.values else -math.inf
+        top = len(self.values) - 1 if self.values else sys.float_info.max
+        low = 0 if self.values else -sys.float_info.max
         if not bool(((given >= low) & (given <= top)).all()) or (self.values and not torch.equal(given, given.floor())):
-            raise BadInput(f"'{self.name}' has {len(self.values)} values, and {given.tolist()} was asked for.")
+            known = f"has the values 0…{top}" if self.values else "is a finite number"
+            raise BadInput(f"'{self.name}' {known}, and {given.tolist()} was asked for.")
         return given.to(torch.long if self.values else torch.float64).expand(n).clone()
 
 

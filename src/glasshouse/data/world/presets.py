@@ -9,10 +9,9 @@ from torch import Tensor
 from glasshouse.data.world import creatures, figures, houses
 from glasshouse.data.world.colours import COLOURS
 from glasshouse.data.world.factors import Factor
-from glasshouse.data.world.strokes import MATERIALS, TEXTURES, Sheet
+from glasshouse.data.world.strokes import MATERIALS, OVERLAYS, TEXTURES, Sheet
 
 PresetName: TypeAlias = Literal["houses", "creatures", "shapes"]
-EXTRA_LABELS = ("shortcut", "blotch")
 
 
 @dataclass(frozen=True)
@@ -47,8 +46,8 @@ class Preset:
     @property
     def vocabulary(self) -> dict[str, tuple[str, ...]]:
         return {
-            "object": (*self.objects, *EXTRA_LABELS),
-            "part": (*self.parts, *EXTRA_LABELS),
+            "object": (*self.objects, *OVERLAYS),
+            "part": (*self.parts, *OVERLAYS),
             "material": MATERIALS,
             "color": COLOURS,
             "texture": ("-", *TEXTURES),

@@ -211,13 +211,14 @@ def scenes(
         grid: factors of which every combination is shown in order, all other factors at their middle. With names
             alone, a categorical factor takes all its values and a number five.
         together: joint tables or copulas for factors that are to be correlated.
-        shortcut, split: what gives the category away, and how reliably; see `Shortcut`.
+        shortcut: what gives the category away, and how reliably.
+        split: `train`, or which of the shortcut's test splits: `aligned`, `conflicting`, `absent`.
         faults: what is to be wrong with the set.
         labels: without them only images, categories and factors are made, which is faster.
     """
     world = _world(preset, n_objects)
     if not SMALLEST <= size <= LARGEST:
-        raise BadInput(f"size={size} is not in {SMALLEST}…{LARGEST} pixels.")
+        raise BadInput(f"size={size} is not in {SMALLEST}…{LARGEST} pixels.", "Try size=64.")
     schema = {factor.name: factor for factor in world.schema(n_objects)}
     raster = grid_of(schema, grid) if grid is not None else None
     if raster and (together or (faults and (faults.dropped or faults.imbalance != 1 or faults.memorised))):

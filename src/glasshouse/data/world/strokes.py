@@ -25,6 +25,9 @@ of outer radius a, one tip up; crescent: an ellipse less the same one moved to t
 TEXTURES = ("plain", "stripes", "checker", "dots", "rings", "noise")
 MATERIALS = ("-", "air", "water", "earth", "plaster", "brick", "wood", "glass", "metal", "leaf", "skin", "light")
 
+OVERLAYS = ("shortcut", "blotch")
+"""Parts that are no part of the world, and that every preset has."""
+
 
 @dataclass(frozen=True)
 class Strokes:
@@ -145,11 +148,12 @@ class Sheet:
         self.fixed.append((index, self.part_names.index(part), instance, owner or slot or part))
 
     def strokes(self, tint: Tensor | None = None) -> Strokes:
-        """All that was added, seen in light of the given colour (n 3); what shines is left as it is."""
+        """All that was added, in light of some colour (n 3). What shines or lies over the image stays as it is."""
         tensors = {name: torch.stack([column[name] for column in self.columns], 1) for name in TENSORS}
         tensors["colour"] = name_colours(tensors["paint"])
         if tint is not None:
-            shines = (tensors["material"] == MATERIALS.index("light"))[..., None, None]
+            over = torch.tensor([owner in OVERLAYS for *_, owner in self.fixed], device=self.device)
+            shines = ((tensors["material"] == MATERIALS.index("light")) | over)[..., None, None]
             lit = tensors["paint"] * tint.to(self.device, torch.float32)[:, None, None]
             tensors["paint"] = torch.where(shines, tensors["paint"], lit)
         slot, part, instance, owner = zip(*self.fixed, strict=True)

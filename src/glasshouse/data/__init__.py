@@ -1,0 +1,34 @@
+"""Data: rendered scenes whose truth is known, and the data sets that people bring."""
+
+from glasshouse.data import glass as glass
+from glasshouse.data.directories import Folder as Folder
+from glasshouse.data.directories import FolderCheck as FolderCheck
+from glasshouse.data.directories import folder as folder
+from glasshouse.data.idx import IdxImages as IdxImages
+from glasshouse.data.idx import fashion_mnist as fashion_mnist
+from glasshouse.data.idx import idx_images as idx_images
+from glasshouse.data.idx import read_idx as read_idx
+from glasshouse.data.listing import Entry as Entry
+from glasshouse.data.scene_files import check_set as check_set
+from glasshouse.data.scene_files import labelled as labelled
+from glasshouse.data.scene_files import read_set as read_set
+from glasshouse.data.scene_files import write_scenes as write_scenes
+from glasshouse.data.segmentation_check import Check as Check
+from glasshouse.data.segmentation_check import check_broden as check_broden
+from glasshouse.data.segmentation_export import LabelledImage as LabelledImage
+from glasshouse.data.segmentation_export import export_broden as export_broden
+from glasshouse.data.segmentation_folders import labelled_images as labelled_images
+from glasshouse.data.segmentation_labels import Label as Label
+from glasshouse.data.segmentation_labels import Problem as Problem
+from glasshouse.data.segmentations import Broden as Broden
+from glasshouse.data.segmentations import broden as broden
+from glasshouse.data.world.factors import Copula as Copula
+from glasshouse.data.world.factors import Factor as Factor
+from glasshouse.data.world.factors import Grid as Grid
+from glasshouse.data.world.factors import Joint as Joint
+from glasshouse.data.world.faults import Faults as Faults
+from glasshouse.data.world.scene import Scenes as Scenes
+from glasshouse.data.world.scene import scene_grid as scene_grid
+from glasshouse.data.world.scene import scenes as scenes
+from glasshouse.data.world.scene import stream as stream
+from glasshouse.data.world.shortcuts import Shortcut as Shortcut
