@@ -17,9 +17,11 @@ from typer.main import get_command
 from glasshouse._version import __version__
 from glasshouse.cli.checkup import examine
 from glasshouse.cli.console import Console, current
+from glasshouse.cli.datasets import data_commands
 from glasshouse.cli.lists import lists
 from glasshouse.cli.methods import MethodCommands
 from glasshouse.cli.reports import demonstrate, explain_photos
+from glasshouse.cli.training import measure_model, train_model
 
 DONE, FAILED, USAGE, PARTIAL, INTERRUPTED = 0, 1, 2, 3, 130
 FLAGS = ("--quiet", "-q", "--debug", "--json")
@@ -36,6 +38,9 @@ app = typer.Typer(
 app.command("explain")(explain_photos)
 app.command("demo")(demonstrate)
 app.add_typer(lists, name="list")
+app.add_typer(data_commands, name="data")
+app.command("train")(train_model)
+app.command("measure")(measure_model)
 app.command("doctor")(examine)
 app.add_typer(typer.Typer(cls=MethodCommands), name="attribute", help="One method on its own, with all its settings.")
 
@@ -95,7 +100,9 @@ def _explain_failure(error: Exception, console: Console) -> int:
 
     if isinstance(error, GlasshouseError):
         console.error(error.message, error.hint)
-        return PARTIAL if isinstance(error, Interrupted) else FAILED
+        if isinstance(error, Interrupted):
+            return INTERRUPTED if isinstance(error.__cause__, KeyboardInterrupt) else PARTIAL
+        return FAILED
     if isinstance(error, OSError):
         console.error(f"{error.strerror or error}: '{error.filename}'." if error.filename else f"{error}.")
         return FAILED

