@@ -1,5 +1,7 @@
 """Laws of the scene world: what holds of every set of scenes."""
 
+from functools import partial
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -138,7 +140,8 @@ def test_scenes_one_by_one_and_in_batches_are_those_made_together(preset):
     whole = scenes(preset, 8, size=20, seed=1, start=2)
     for batch_size in (1, 7):
         pieces = [
-            rows(piece, 0, len(piece)) for piece in stream(preset, 8, batch_size=batch_size, size=20, seed=1, start=2)
+            rows(piece, 0, len(piece))
+            for piece in stream(partial(scenes, preset, size=20, seed=1), 8, start=2, batch_size=batch_size)
         ]
         joined = {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
         check_equal(joined, rows(whole, 0, 8))

@@ -70,7 +70,7 @@ class Factor:
         top = len(self.values) - 1 if self.values else sys.float_info.max
         low = 0 if self.values else -sys.float_info.max
         if not bool(((given >= low) & (given <= top)).all()) or (self.values and not torch.equal(given, given.floor())):
-            known = f"has the values 0…{top}" if self.values else "is a finite number"
+            known = f"has {len(self.values)} values, 0…{top}" if self.values else "is a finite number"
             raise BadInput(f"'{self.name}' {known}, and {given.tolist()} was asked for.")
         return given.to(torch.long if self.values else torch.float64).expand(n).clone()
 
