@@ -51,9 +51,11 @@ def test_all_weights_together_are_small():
     assert sum(len(file.read_bytes()) for file in files) < 25e6
 
 
-@pytest.mark.parametrize("name", [*SCENE_CLASSIFIERS, "fashion_cnn"])
-def test_classifiers_are_good_enough_to_be_explained(name):
-    assert zoo.card(name).figures["accuracy"] >= (0.92 if name == "fashion_cnn" else 0.95)
+@pytest.mark.parametrize(
+    ("name", "least"), [("creatures_cnn", 0.95), ("houses_cnn", 0.95), ("fashion_cnn", 0.92), ("creatures_vit", 0.7)]
+)
+def test_classifiers_are_good_enough_to_be_explained(name, least):
+    assert zoo.card(name).figures["accuracy"] >= least
 
 
 @pytest.mark.parametrize(("name", "preset"), SCENE_CLASSIFIERS.items())

@@ -161,6 +161,13 @@ def test_the_average_is_the_weighted_sum_of_all_weights_so_far():
             assert value == 5
 
 
+def test_a_restart_begins_the_schedule_anew():
+    whole, again = Schedule(2.0, 100, warmup=10), Schedule(2.0, 160, warmup=10, restarts=(100,))
+    short = Schedule(2.0, 60, warmup=10)
+    assert [again.at(step) for step in range(100)] == [whole.at(step) for step in range(100)]
+    assert [again.at(step) for step in range(100, 161)] == [short.at(step) for step in range(61)]
+
+
 def test_the_learning_rate_climbs_then_falls_to_nothing():
     rates = [Schedule(2.0, 100, warmup=10).at(step) for step in range(101)]
     assert rates[0] == pytest.approx(0.2)

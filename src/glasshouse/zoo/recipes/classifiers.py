@@ -43,7 +43,7 @@ FASHION_NAMES = (
 SHIFT = 2
 
 CREATURES_STEPS, HOUSES_STEPS, SCENE_RATE = 2_500, 1_000, 3e-3
-VIT_STEPS, VIT_RATE = 6_000, 1e-3
+VIT_STEPS, VIT_RESTART, VIT_RATE = 9_000, 6_000, 1e-3
 BIASED_STEPS, BIASED_WIDTH = 1_500, 0.5
 SHORTCUT = "watermark"
 POOL = 20_000
@@ -309,7 +309,7 @@ RECIPES = (
         "A small Vision Transformer for the categories of creatures: 8 × 8 patches, 6 blocks of 4 heads.",
         "creatures",
         VisionTransformer,
-        Schedule(VIT_RATE, VIT_STEPS, warmup=500),
+        Schedule(VIT_RATE, VIT_STEPS, warmup=500, restarts=(VIT_RESTART,)),
         weight_decay=0.05,
         paper="Dosovitskiy et al., An image is worth 16x16 words, ICLR 2021",
     ),

@@ -23,15 +23,21 @@ Loss: TypeAlias = Callable[[Any, Answers], PerImage]
 
 @dataclass(frozen=True)
 class Schedule:
-    """Learning rate: a linear start, then half a cosine down to nothing."""
+    """Learning rate: a linear start, then half a cosine down to nothing; once more from each restart on.
+
+    Loshchilov and Hutter, "SGDR", ICLR 2017.
+    """
 
     peak: float
     steps: int
     warmup: int = 100
+    restarts: tuple[int, ...] = ()
 
     def at(self, step: int) -> float:
-        warm = min(1.0, (step + 1) / self.warmup)
-        return self.peak * warm * (1 + math.cos(math.pi * step / self.steps)) / 2
+        begin = max(start for start in (0, *self.restarts) if start <= step)
+        end = min(stop for stop in (*self.restarts, self.steps) if stop > begin)
+        warm = min(1.0, (step - begin + 1) / self.warmup)
+        return self.peak * warm * (1 + math.cos(math.pi * (step - begin) / (end - begin))) / 2
 
 
 class Supervised:
