@@ -52,7 +52,7 @@ def test_all_weights_together_are_small():
 
 
 @pytest.mark.parametrize(
-    ("name", "least"), [("creatures_cnn", 0.95), ("houses_cnn", 0.95), ("fashion_cnn", 0.92), ("creatures_vit", 0.7)]
+    ("name", "least"), [("creatures_cnn", 0.95), ("houses_cnn", 0.95), ("fashion_cnn", 0.92), ("creatures_vit", 0.85)]
 )
 def test_classifiers_are_good_enough_to_be_explained(name, least):
     assert zoo.card(name).figures["accuracy"] >= least
