@@ -317,8 +317,12 @@ def test_a_network_in_training_mode_is_run_in_evaluation_mode():
 
 
 def test_a_network_that_cannot_be_a_generator_is_refused():
-    with pytest.raises(BadModel, match="no spec, advance, draw, style_affines"):
+    with pytest.raises(BadModel, match="no spec, draw"):
         Generator.of(nn.Linear(2, 2))
+    halfway = nn.Linear(2, 2)
+    halfway.spec, halfway.draw = GeneratorSpec(("z", "w"), 2, 4, (), w_dim=2), halfway.forward
+    with pytest.raises(BadModel, match="no advance, style_affines"):
+        Generator.of(halfway)
 
 
 def test_latents_and_syntheses_are_saved_and_shown(tmp_path, style: Generator):

@@ -112,15 +112,23 @@ class GeneratorSpec:
 class GeneratorNetwork(Protocol):
     """What a network must have to be a generator; it is an `nn.Module` as well.
 
-    `advance` takes latents from `space` to the next space of `spec.spaces`; `draw` takes those in the last one to
-    images. A network with a space w keeps the mean of w over z as `w_mean`, for truncation.
+    `draw` takes latents in the last space of `spec.spaces` to images.
     """
 
     spec: GeneratorSpec
 
-    def advance(self, data: Tensor, space: Space) -> Tensor: ...
-
     def draw(self, data: Tensor) -> Tensor: ...
+
+
+@runtime_checkable
+class SteeredNetwork(GeneratorNetwork, Protocol):
+    """A generator with several latent spaces.
+
+    `advance` takes latents from `space` to the next space of `spec.spaces`; `style_affines` says how styles come about.
+    A network with a space w keeps the mean of w over z as `w_mean`, for truncation.
+    """
+
+    def advance(self, data: Tensor, space: Space) -> Tensor: ...
 
     def style_affines(self) -> tuple[StyleAffine, ...]: ...
 
@@ -226,8 +234,10 @@ class Generator:
 
     @classmethod
     def of(cls, module: nn.Module, *, name: str | None = None) -> "Generator":
-        """Wrap a network that has what `GeneratorNetwork` lists."""
-        missing = [part for part in ("spec", "advance", "draw", "style_affines") if not hasattr(module, part)]
+        """Wrap a network that has what `GeneratorNetwork` lists, and with several spaces, `SteeredNetwork`."""
+        several = len(getattr(getattr(module, "spec", None), "spaces", ())) > 1
+        needed = ("spec", "draw", *(("advance", "style_affines") if several else ()))
+        missing = [part for part in needed if not hasattr(module, part)]
         if not isinstance(module, nn.Module) or missing:
             raise BadModel(
                 f"a {type(module).__name__} is no generator: it has no {', '.join(missing) or 'layers'}.",
@@ -250,7 +260,7 @@ class Generator:
     def style_affines(self) -> tuple[StyleAffine, ...]:
         """The maps from w to styles, in the order of the style space."""
         self.spec.require("style")
-        return self.network.style_affines()
+        return cast(SteeredNetwork, self.module).style_affines()
 
     def sample_z(self, n: int, seed: int = 0) -> Latent:
         """n latents from the prior. The first k are the same for any n ≥ k, on every device.
@@ -281,7 +291,7 @@ class Generator:
             raise SpaceNotAvailable(f"truncation happens on the way into '{truncated}', not from '{latent.space}'.")
         with untouched(self.module):
             for before, after in zip((latent.space, *passed), passed, strict=False):
-                data = self.network.advance(data, before)
+                data = cast(SteeredNetwork, self.module).advance(data, before)
                 if after == truncated and truncation != 1:
                     data = self._truncate(data, float(truncation), cutoff)
         return Latent(to, data)

@@ -165,11 +165,13 @@ def _seen_colours(
     turn = torch.eye(len(colours), dtype=torch.float64) if turn is None else turn
     head = wiring.double() @ turn.T
     module = chain(
-        **boxes.layers(),
-        code=point_conv(turn),
-        area=nn.AdaptiveAvgPool2d(1),
-        flat=nn.Flatten(),
-        head=linear(head),
+        dict(
+            **boxes.layers(),
+            code=point_conv(turn),
+            area=nn.AdaptiveAvgPool2d(1),
+            flat=nn.Flatten(),
+            head=linear(head),
+        )
     )
 
     def regions(images: Float[Tensor, "n 3 h w"]) -> Bool[Tensor, "n k h w"]:

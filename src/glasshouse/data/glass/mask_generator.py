@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from glasshouse.core.errors import BadInput, not_found
-from glasshouse.core.generative import GeneratorSpec, LayerInfo, Space, StyleAffine
+from glasshouse.core.generative import GeneratorSpec, LayerInfo
 from glasshouse.core.types import Images
 from glasshouse.data.glass.little_scene import (
     BLOTCH,
@@ -214,12 +214,6 @@ class MaskGenerator(nn.Module):
 
     def draw(self, data: Float[Tensor, "n d"]) -> Images:
         return self(data)
-
-    def advance(self, data: Tensor, space: Space) -> Tensor:
-        raise ValueError(f"nothing follows {space}")
-
-    def style_affines(self) -> tuple[StyleAffine, ...]:
-        return ()
 
     def _artifacts(self, share: Tensor) -> Float[Tensor, "n a h w"]:
         """One disc per artifact unit, the next 3/8 of the image further on in both directions; 0 in sound images."""

@@ -62,11 +62,13 @@ def shape_matcher(
     outlines = figure_outlines(kinds, size)
     found = checked_templates(outlines, nearest_distance(outlines) if margin is None else margin)
     module = chain(
-        **boxes.layers(),
-        **found.layers(),
-        best=nn.AdaptiveMaxPool2d(1),
-        flat=nn.Flatten(),
-        head=linear(torch.eye(len(kinds))),
+        dict(
+            **boxes.layers(),
+            **found.layers(),
+            best=nn.AdaptiveMaxPool2d(1),
+            flat=nn.Flatten(),
+            head=linear(torch.eye(len(kinds))),
+        )
     )
 
     def regions(images: Images) -> Bool[Tensor, "n r h w"]:

@@ -50,7 +50,7 @@ def linear_classifier(
         shown = (regions(images) & kept[:, :, None, None]).any(1).to(images)
         return torch.einsum("nchw,nhw,kchw->nk", images, shown, weight.to(images)) + bias.to(images)
 
-    module = chain(flat=nn.Flatten(), head=linear(weight.flatten(1), bias))
+    module = chain({"flat": nn.Flatten(), "head": linear(weight.flatten(1), bias)})
     truth = Truth("score_c = weight_c · image + bias_c", cell_names(grid), regions, worth, {})
     names = class_names or [f"class {c}" for c in range(k)]
     return glass("linear_classifier", module, names, truth, (height, width))
@@ -92,7 +92,13 @@ def null_channels(
         return (images * shown[:, None]).mean((2, 3)) @ direct.to(images).T
 
     module = chain(
-        mix=point_conv(mix), mix_on=nn.ReLU(), area=nn.AdaptiveAvgPool2d(1), flat=nn.Flatten(), head=linear(head)
+        {
+            "mix": point_conv(mix),
+            "mix_on": nn.ReLU(),
+            "area": nn.AdaptiveAvgPool2d(1),
+            "flat": nn.Flatten(),
+            "head": linear(head),
+        }
     )
     read = head != 0
     truth = Truth(
@@ -121,12 +127,14 @@ def separate_evidence(
         raise BadInput(f"grid={grid} must divide size={size}, and threshold={threshold} be between 0 and 1.")
     slope = 1 / (1 - threshold)
     module = chain(
-        grey=point_conv(torch.full((1, 3), 1 / 3)),
-        cells=nn.AvgPool2d(cell),
-        flat=nn.Flatten(),
-        bright=linear(torch.eye(n) * slope, torch.full((n,), -threshold * slope)),
-        bright_on=nn.ReLU(),
-        head=linear(torch.eye(n)),
+        {
+            "grey": point_conv(torch.full((1, 3), 1 / 3)),
+            "cells": nn.AvgPool2d(cell),
+            "flat": nn.Flatten(),
+            "bright": linear(torch.eye(n) * slope, torch.full((n,), -threshold * slope)),
+            "bright_on": nn.ReLU(),
+            "head": linear(torch.eye(n)),
+        }
     )
 
     def worth(images: Images, kept: Bool[Tensor, "n r"]) -> Float[Tensor, "n k"]:
@@ -180,10 +188,12 @@ def watermark_reader(class_names: Sequence[str], size: int = 64) -> Glass:
     light = pattern[:, None].expand(-1, 3, -1, -1).flatten(1)
     head = torch.cat([codes, 1 - codes], 1).float()
     module = chain(
-        flat=nn.Flatten(),
-        bits=linear(torch.cat([light, -light]), torch.tensor([0.0] * 4 + [1.0] * 4)),
-        bits_on=nn.ReLU(),
-        head=linear(head, torch.full((len(codes),), -3.0)),
+        {
+            "flat": nn.Flatten(),
+            "bits": linear(torch.cat([light, -light]), torch.tensor([0.0] * 4 + [1.0] * 4)),
+            "bits_on": nn.ReLU(),
+            "head": linear(head, torch.full((len(codes),), -3.0)),
+        }
     )
 
     def worth(images: Images, kept: Bool[Tensor, "n r"]) -> Float[Tensor, "n k"]:

@@ -150,7 +150,7 @@ def weighted_sum(
 
 
 def _best_places(name: str, found: Templates, parts: Sequence[str], classes: Sequence[str], weights: Tensor) -> Glass:
-    module = chain(**found.layers(), best=nn.AdaptiveMaxPool2d(1), flat=nn.Flatten(), head=linear(weights))
+    module = chain(dict(**found.layers(), best=nn.AdaptiveMaxPool2d(1), flat=nn.Flatten(), head=linear(weights)))
 
     def regions(images: Images) -> Bool[Tensor, "n r h w"]:
         return found.best(images)[1]
@@ -190,12 +190,14 @@ def logic_gates(
     found = checked_templates(patches, margin)
     head = torch.tensor([[0.0, 0, 1], [1, 1, -1], [1, 1, -2]])
     module = chain(
-        **found.layers(),
-        best=nn.AdaptiveMaxPool2d(1),
-        flat=nn.Flatten(),
-        hidden=linear(torch.tensor([[1.0, 0], [0, 1], [1, 1]]), torch.tensor([0.0, 0, -1])),
-        hidden_on=nn.ReLU(),
-        head=linear(head),
+        dict(
+            **found.layers(),
+            best=nn.AdaptiveMaxPool2d(1),
+            flat=nn.Flatten(),
+            hidden=linear(torch.tensor([[1.0, 0], [0, 1], [1, 1]]), torch.tensor([0.0, 0, -1])),
+            hidden_on=nn.ReLU(),
+            head=linear(head),
+        )
     )
 
     def regions(images: Images) -> Bool[Tensor, "n 2 h w"]:
@@ -244,12 +246,14 @@ def counter(
     steps = torch.arange(-1.0, most + 2)
     tents = torch.stack([torch.tensor([1.0, -2, 1, *[0] * most]).roll(c) for c in range(most + 1)])
     module = chain(
-        **found.layers(),
-        total=nn.AvgPool2d(places, divisor_override=1),
-        flat=nn.Flatten(),
-        steps=linear(torch.ones(len(steps), 1), -steps),
-        steps_on=nn.ReLU(),
-        head=linear(tents),
+        dict(
+            **found.layers(),
+            total=nn.AvgPool2d(places, divisor_override=1),
+            flat=nn.Flatten(),
+            steps=linear(torch.ones(len(steps), 1), -steps),
+            steps_on=nn.ReLU(),
+            head=linear(tents),
+        )
     )
 
     def strongest(images: Tensor) -> tuple[Tensor, Tensor]:

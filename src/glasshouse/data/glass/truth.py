@@ -10,7 +10,8 @@ value, follow exactly.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from typing import TypeAlias
@@ -127,12 +128,9 @@ def glass(
     return Glass(module, plain, tuple(class_names), name, {"weights": "set by hand"}, truth=truth)
 
 
-def chain(**layers: nn.Module) -> nn.Sequential:
+def chain(layers: Mapping[str, nn.Module]) -> nn.Sequential:
     """Layers one after the other, under the names given."""
-    network = nn.Sequential()
-    for name, layer in layers.items():
-        network.add_module(name, layer)
-    return network
+    return nn.Sequential(OrderedDict(layers))
 
 
 def point_conv(weight: Float[Tensor, "o k"], bias: Float[Tensor, " o"] | None = None) -> nn.Conv2d:

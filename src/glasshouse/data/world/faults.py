@@ -11,6 +11,7 @@ from glasshouse.core.errors import BadInput, not_found
 from glasshouse.core.result import Noun
 from glasshouse.data.world.chance import between, choice, uniform
 from glasshouse.data.world.colours import hsv
+from glasshouse.data.world.factors import Factor, Joint
 from glasshouse.data.world.strokes import Sheet
 
 POOL = 16  # how many images a careless collection holds again and again
@@ -48,6 +49,33 @@ class Faults(Noun):
     def _rates(self) -> Mapping[str, float]:
         unbalanced = {"imbalance": self.imbalance} if self.imbalance != 1 else {}
         return {"blotch": self.blotch, "memorised": self.memorised, "mislabelled": self.mislabelled} | unbalanced
+
+    @property
+    def uneven(self) -> bool:
+        """Whether some categories come more often than others."""
+        return bool(self.dropped) or self.imbalance != 1
+
+    def joint(self, names: Sequence[str], schema: Mapping[str, Factor], categories: Sequence[str]) -> Joint:
+        """The factors that decide the category, drawn so that each category comes as often as it should."""
+        sizes = [len(schema[name].values) for name in names]
+        return Joint(tuple(names), self.shares(categories).reshape(sizes))
+
+    def manifest(
+        self,
+        index: Int[Tensor, " n"],
+        shown: Int[Tensor, " n"],
+        categories: Int[Tensor, " n"],
+        written: Int[Tensor, " n"],
+        seed: int,
+    ) -> dict[str, Tensor]:
+        """What happened to each image: the scene it shows, and the category it has beside the one written down."""
+        return {
+            "memorised": shown != index,
+            "shows": shown,
+            "blotch": self.smeared(shown, seed),
+            "mislabelled": written != categories,
+            "true_category": categories,
+        }
 
     def repeat(self, index: Int[Tensor, " n"], seed: int) -> Int[Tensor, " n"]:
         """The number of the scene that each image really shows."""

@@ -221,23 +221,18 @@ def scenes(
         raise BadInput(f"size={size} is not in {SMALLEST}…{LARGEST} pixels.", "Try size=64.")
     schema = {factor.name: factor for factor in world.schema(n_objects)}
     raster = grid_of(schema, grid) if grid is not None else None
-    if raster and (together or (faults and (faults.dropped or faults.imbalance != 1 or faults.memorised))):
+    if raster and (together or (faults and (faults.uneven or faults.memorised))):
         raise BadInput("a grid shows every combination once: nothing can be drawn together, dropped or repeated in it.")
     n = n if n is not None else len(raster) - start if raster else 16
     if n < 1 or start < 0 or not 0 <= seed < 2**63:
         raise BadInput(f"n={n} must be 1 or more, start={start} and seed={seed} 0 or more.")
     index = torch.arange(start, start + n)
     shown = faults.repeat(index, seed) if faults else index
-    groups = [*together]
-    if faults and (faults.dropped or faults.imbalance != 1):
-        sizes = [len(schema[name].values) for name in world.content]
-        groups = [Joint(world.content, faults.shares(world.categories).reshape(sizes)), *groups]
     if raster is None:
-        factors = draw_factors(schema, shown, seed, fixed=fixed, together=groups)
+        rare = [faults.joint(world.content, schema, world.categories)] if faults and faults.uneven else []
+        factors = draw_factors(schema, shown, seed, fixed=fixed, together=(*rare, *together))
     else:
-        middle = {name: factor.encode(factor.middle(), n) for name, factor in schema.items()}
-        given = {name: find(schema, name).encode(setting, n) for name, setting in (fixed or {}).items()}
-        factors = middle | given | raster.values(shown)
+        factors = _on_grid(schema, raster, shown, fixed or {})
     categories = world.category(factors)
     signal = torch.full((n,), -1)
     if shortcut:
@@ -245,17 +240,8 @@ def scenes(
         carriers = [schema[name] for name in _carriers(world, shortcut)]
         if carriers:
             factors = shortcut.override(factors, signal, carriers, len(world.categories))
-    manifest: dict[str, Tensor] = {}
-    written = categories
-    if faults:
-        written = faults.relabel(categories, len(world.categories), shown, seed)
-        manifest = {
-            "memorised": shown != index,
-            "shows": shown,
-            "blotch": faults.smeared(shown, seed),
-            "mislabelled": written != categories,
-            "true_category": categories,
-        }
+    written = faults.relabel(categories, len(world.categories), shown, seed) if faults else categories
+    manifest = faults.manifest(index, shown, categories, written, seed) if faults else {}
     blank = torch.zeros(n, 1, 1, dtype=torch.bool).expand(n, size, size)
     plain = Scenes(
         preset=preset,
@@ -282,6 +268,16 @@ def scenes(
         with_labels=labels,
     )
     return _rendered(plain, torch.device(device))
+
+
+def _on_grid(
+    schema: Mapping[str, Factor], grid: Grid, index: Int[Tensor, " n"], fixed: Mapping[str, Setting]
+) -> dict[str, Tensor]:
+    """The factors of a grid's scenes; those that are neither in it nor fixed are at their middle."""
+    n = len(index)
+    middle = {name: factor.encode(factor.middle(), n) for name, factor in schema.items()}
+    given = {name: find(schema, name).encode(setting, n) for name, setting in fixed.items()}
+    return middle | given | grid.values(index)
 
 
 def scene_grid(preset: PresetName, factors: Mapping[str, int] | Sequence[str], *, n_objects: int = 1) -> Grid:

@@ -83,12 +83,6 @@ class ConvGenerator(nn.Module):
     def draw(self, data: Float[Tensor, "n d"]) -> Images:
         return self(data)
 
-    def advance(self, data: Tensor, space: Space) -> Tensor:
-        raise ValueError(f"nothing follows {space}")
-
-    def style_affines(self) -> tuple[StyleAffine, ...]:
-        return ()
-
 
 class StyledConv(nn.Module):
     """Convolution whose inputs are scaled by a style and whose outputs are scaled back to unit variance.
