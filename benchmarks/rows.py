@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.cases import TARGET, Case, Sides
+from benchmarks.case import TARGET, Case, Sides
 from benchmarks.nets import Missing, mend_torchvision, network, pictures
 from benchmarks.timing import Clock, Race, clock, cosine, count_passes, peak_memory, quartiles, race
 from glasshouse.core import Cost, prepare

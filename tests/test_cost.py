@@ -17,7 +17,7 @@ from glasshouse.core import Cost, find_method, list_methods
 from glasshouse.core.trace import plain_attention
 
 SIZE = 32
-METHODS = list_methods("attribute.*")
+METHODS = [name for name in list_methods("attribute.*") if find_method(name).maps]
 HEAVY = ("torchvision", "timm", "transformers", "matplotlib", "ray", "fastapi", "sklearn", "scipy.stats")
 NOT_IMPORTED = (*HEAVY, "torch._dynamo", "rich")
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from glasshouse import attribute
 from glasshouse.core import Explanation, GlasshouseError, Info, find_method, list_methods
 
-METHODS = [find_method(name) for name in list_methods("attribute.*")]
+METHODS = [info for name in list_methods("attribute.*") if (info := find_method(name)).maps]
 SIZE = (24, 20)
 
 
@@ -183,7 +183,7 @@ def test_another_class_has_another_map(info, net, images):
     assert not torch.allclose(a, b, rtol=1e-3, atol=1e-3 * float(a.abs().max()))
 
 
-@only(lambda info: info.completeness)
+@only(lambda info: "complete" in info.claims)
 def test_what_is_complete_sums_to_the_difference_of_scores(info, net, images):
     e = call(info, net, images)
     total = e.native.flatten(1).sum(1) if e.native.ndim == 4 else e.native.mean((1, 2))
@@ -230,12 +230,4 @@ def test_a_target_that_makes_no_sense_is_an_error_for_every_method(info, net, im
 def test_every_reading_of_the_score_is_explained(info, net, images, score):
     e = call(info, net, images, 2, score=score)
     assert e.settings["score"] == score
-    assert e.heatmap.isfinite().all()
-
-
-def test_a_constant_model_is_explained_by_zeros(info, images):
-    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)).eval()
-    nn.init.zeros_(net[4].weight)
-    e = call(info, net, images, 1)
-    assert not e.heatmap.any()
     assert e.heatmap.isfinite().all()

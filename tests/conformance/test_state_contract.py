@@ -19,7 +19,7 @@ from glasshouse import attribute  # noqa: F401 - fills the registry
 from glasshouse.core import GlasshouseError, find_method, list_methods
 from glasshouse.core.plan import TrainingModeWarning
 
-METHODS = list_methods("attribute.*")
+METHODS = [name for name in list_methods("attribute.*") if find_method(name).maps]
 EVERY = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in BUILDERS]
 POOLED = {  # average pooling, then one linear layer, and nothing else: what CAM is defined for
     "toy",

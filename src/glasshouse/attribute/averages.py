@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from glasshouse.core import (
@@ -19,6 +19,7 @@ from glasshouse.core import (
     Target,
     find_method,
     generator,
+    in_chunks,
     method,
 )
 from glasshouse.core.registry import Reduction
@@ -49,6 +50,7 @@ def reduction(settings: Mapping[str, Any]) -> Reduction:
 @method(
     reduction=reduction,
     cost=passes,
+    claims=("dummy", "implementation", "silent"),
     paper="Smilkov et al., 2017",
     example={"n_samples": 4},
 )
@@ -86,14 +88,16 @@ def smooth(
     clean = values_of(raw(model, inputs.clone(), aim, score=score)).double()
     total, squares = clean.clone(), clean.square()
     width = sigma * (inputs.amax((1, 2, 3)) - inputs.amin((1, 2, 3)))
-    noisy = torch.arange((n_samples - 1) * n, device=inputs.device)
-    for rows in noisy.split(chunk) if n_samples > 1 else ():
+
+    def disturbed(rows: Int[Tensor, " r"]) -> Tensor:
         image, sample = rows % n, (rows // n).tolist()
         noise = {s: draw_noise(inputs, seed, s) for s in set(sample)}
         copies = inputs[image] + rearrange(width[image], "r -> r 1 1 1") * torch.stack([noise[s] for s in sample])
-        values = values_of(raw(model, copies, aim.rows(image), score=score)).double()
-        total.index_add_(0, image, values)
-        squares.index_add_(0, image, values.square())
+        return values_of(raw(model, copies, aim.rows(image), score=score)).double()
+
+    for rows, values in in_chunks(disturbed, (n_samples - 1) * n, chunk, inputs.device):
+        total.index_add_(0, rows % n, values)
+        squares.index_add_(0, rows % n, values.square())
     mean = total / n_samples
     spread = (squares / n_samples - mean.square()).clamp(min=0) / max(1, n_samples - 1)
     return mean.to(inputs.dtype), {"stderr": spread.sqrt().to(inputs.dtype)}

@@ -27,6 +27,7 @@ RECOVERY = (
 
 @method(
     cost=lambda settings, shape: Cost(1, 1),
+    claims=("dummy", "implementation", "silent", "equivariant"),
     class_sensitive=False,
     warning=RECOVERY,
     paper="Springenberg et al., ICLR workshop 2015",
@@ -57,6 +58,7 @@ def guided_backprop(
 
 @method(
     cost=lambda settings, shape: Cost(1, 1),
+    claims=("dummy", "implementation", "silent", "equivariant"),
     class_sensitive=False,
     warning=RECOVERY,
     paper="Zeiler & Fergus, ECCV 2014",

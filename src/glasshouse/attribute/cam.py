@@ -32,7 +32,11 @@ POOLINGS = ("adaptive_avg_pool2d", "avg_pool2d", "mean")
 RESHAPINGS = ("flatten", "reshape", "view", "squeeze", "dropout", "__getitem__", "contiguous")
 
 
-@method(cost=lambda settings, shape: Cost(1, 1), paper="Selvaraju et al., ICCV 2017")
+@method(
+    cost=lambda settings, shape: Cost(1, 1),
+    claims=("dummy", "implementation", "silent", "equivariant"),
+    paper="Selvaraju et al., ICCV 2017",
+)
 def grad_cam(
     model: nn.Module,
     inputs: Images,
@@ -59,7 +63,11 @@ def grad_cam(
     return einsum(weight, maps, "n k, n k i j -> n i j").relu()
 
 
-@method(cost=lambda settings, shape: Cost(1), paper="Zhou et al., CVPR 2016")
+@method(
+    cost=lambda settings, shape: Cost(1),
+    claims=("dummy", "implementation", "silent", "equivariant"),
+    paper="Zhou et al., CVPR 2016",
+)
 def cam(model: nn.Module, inputs: Images, target: Target = None, *, score: Reading = "logit") -> LayerMaps:
     """What each position adds to the class score, in a network that ends in average pooling and one linear layer.
 

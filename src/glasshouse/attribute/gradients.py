@@ -5,15 +5,23 @@ from typing import Any, Literal
 
 import torch
 from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from glasshouse.attribute.baselines import baseline_images
-from glasshouse.core import Aim, BadInput, Cost, Images, PerImage, Reading, Target, method, select
+from glasshouse.core import Aim, BadInput, Claim, Cost, Images, PerImage, Reading, Target, in_chunks, method, select
 from glasshouse.core.gradient import gradient
 
+LOCAL: tuple[Claim, ...] = ("dummy", "implementation", "silent", "equivariant")
+"""What everything made of gradients alone can promise."""
 
-@method(reduction="max_abs", cost=lambda settings, shape: Cost(1, 1), paper="Simonyan et al., ICLR workshop 2014")
+
+@method(
+    reduction="max_abs",
+    cost=lambda settings, shape: Cost(1, 1),
+    claims=LOCAL,
+    paper="Simonyan et al., ICLR workshop 2014",
+)
 def saliency(model: nn.Module, inputs: Images, target: Target = None, *, score: Reading = "logit") -> Images:
     """How fast the score changes with each input value.
 
@@ -26,7 +34,7 @@ def saliency(model: nn.Module, inputs: Images, target: Target = None, *, score: 
     return gradient(select(model(inputs), target, score), inputs)
 
 
-@method(cost=lambda settings, shape: Cost(1, 1), paper="Shrikumar et al., 2016")
+@method(cost=lambda settings, shape: Cost(1, 1), claims=LOCAL, paper="Shrikumar et al., 2016")
 def input_x_gradient(model: nn.Module, inputs: Images, target: Target = None, *, score: Reading = "logit") -> Images:
     """What each input value adds to the score, were the model linear around this image.
 
@@ -47,7 +55,7 @@ def passes(settings: Mapping[str, Any], shape: Sequence[int]) -> Cost:
     return Cost(settings["n_steps"] + 2, settings["n_steps"])
 
 
-@method(cost=passes, completeness=True, paper="Sundararajan et al., ICML 2017", example={"n_steps": 4})
+@method(cost=passes, claims=("complete", *LOCAL), paper="Sundararajan et al., ICML 2017", example={"n_steps": 4})
 def integrated_gradients(
     model: nn.Module,
     inputs: Images,
@@ -111,12 +119,16 @@ def path_gradient(
     """Weighted sum of the gradients at `start + place * (end - start)`; memory does not grow with the places."""
     n, total = len(end), torch.zeros_like(end, dtype=torch.promote_types(end.dtype, torch.float32))
     places, weights = places.to(total), weights.to(total)
-    for rows in torch.arange(len(places) * n, device=end.device).split(chunk):
+
+    def weighted(rows: Int[Tensor, " r"]) -> Tensor:
         image, place = rows % n, rows // n
         share = rearrange(places[place], "r -> r 1 1 1").to(end.dtype)
         points = torch.lerp(start[image], end[image], share.expand(len(rows), *end.shape[1:])).requires_grad_()
         slope = gradient(select(model(points), aim.rows(image), score), points)
-        total.index_add_(0, image, slope.to(total) * rearrange(weights[place], "r -> r 1 1 1"))
+        return slope.to(total) * rearrange(weights[place], "r -> r 1 1 1")
+
+    for rows, slopes in in_chunks(weighted, len(places) * n, chunk, end.device):
+        total.index_add_(0, rows % n, slopes)
     return total
 
 

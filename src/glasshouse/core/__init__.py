@@ -6,6 +6,9 @@ from glasshouse.core.backward import LEAKY_RELU as LEAKY_RELU
 from glasshouse.core.backward import RELU as RELU
 from glasshouse.core.backward import RELU6 as RELU6
 from glasshouse.core.backward import rules as rules
+from glasshouse.core.chunks import in_chunks as in_chunks
+from glasshouse.core.chunks import steps as steps
+from glasshouse.core.chunks import watching as watching
 from glasshouse.core.edits import ablate as ablate
 from glasshouse.core.edits import insert as insert
 from glasshouse.core.edits import paste as paste
@@ -20,6 +23,7 @@ from glasshouse.core.errors import LayerNotFound as LayerNotFound
 from glasshouse.core.errors import MissingPackage as MissingPackage
 from glasshouse.core.errors import NotFound as NotFound
 from glasshouse.core.errors import NothingMatched as NothingMatched
+from glasshouse.core.errors import OutOfMemory as OutOfMemory
 from glasshouse.core.image import blur as blur
 from glasshouse.core.image import resize as resize
 from glasshouse.core.layers import Geometry as Geometry
@@ -32,6 +36,7 @@ from glasshouse.core.model import Model as Model
 from glasshouse.core.model import Preprocess as Preprocess
 from glasshouse.core.plan import prepare as prepare
 from glasshouse.core.plan import untouched as untouched
+from glasshouse.core.registry import Claim as Claim
 from glasshouse.core.registry import Cost as Cost
 from glasshouse.core.registry import Info as Info
 from glasshouse.core.registry import find_method as find_method

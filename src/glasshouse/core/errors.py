@@ -44,6 +44,10 @@ class MissingPackage(GlasshouseError, ImportError):
     """An optional package is needed, and absent or broken."""
 
 
+class OutOfMemory(GlasshouseError, MemoryError):
+    """Memory ran out for a single image; less cannot be tried."""
+
+
 class Interrupted(GlasshouseError, RuntimeError):
     """Work stopped before its end; what was finished is kept."""
 

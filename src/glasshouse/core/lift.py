@@ -5,7 +5,7 @@ layer is found, the settings are recorded, the values are brought to the pixel g
 """
 
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from functools import wraps
 from inspect import signature
@@ -21,7 +21,7 @@ from glasshouse.core.image import resize
 from glasshouse.core.layers import geometry
 from glasshouse.core.model import Model
 from glasshouse.core.plan import prepare, untouched
-from glasshouse.core.registry import CostOf, Info, Reduction, ReductionOf, register
+from glasshouse.core.registry import Claim, CostOf, Info, Reduction, ReductionOf, register
 from glasshouse.core.result import Explanation
 from glasshouse.core.target import Aim
 
@@ -81,7 +81,7 @@ def method(
     *,
     reduction: Reduction | ReductionOf = ...,
     cost: CostOf | None = ...,
-    completeness: bool = ...,
+    claims: Iterable[Claim] = ...,
     class_sensitive: bool = ...,
     warning: str = ...,
     paper: str = ...,
@@ -92,7 +92,7 @@ def method(
     *,
     reduction: Reduction | ReductionOf = "sum",
     cost: CostOf | None = None,
-    completeness: bool = False,
+    claims: Iterable[Claim] = (),
     class_sensitive: bool = True,
     warning: str = "",
     paper: str = "",
@@ -138,7 +138,9 @@ def method(
             )
 
         name = f"attribute.{raw.__name__}"
-        register(Info(name, lifted, cost, completeness, class_sensitive, warning, paper, example or {}, reduction))
+        register(
+            Info(name, lifted, cost, frozenset(claims), class_sensitive, warning, paper, example or {}, reduction, True)
+        )
         return lifted
 
     return lift if raw is None else lift(raw)

@@ -17,6 +17,17 @@ Reduction: TypeAlias = Literal["sum", "max_abs"]
 ReductionOf: TypeAlias = Callable[[Mapping[str, Any]], Reduction]
 
 
+Claim: TypeAlias = Literal["complete", "dummy", "implementation", "silent", "equivariant"]
+"""What a method promises of its values; tests/laws/test_claims.py tests every claim on all methods that make it.
+
+- complete: they sum to a difference of scores, so that a gap means an error.
+- dummy: an input that the network ignores gets 0, and does not change the rest.
+- implementation: two networks that compute the same function get the same values, however they are written.
+- silent: a network that answers the same for every image gets zeros.
+- equivariant: where the network does not care about a shift, the map of a shifted image is shifted.
+"""
+
+
 class Cost(NamedTuple):
     """What one image costs, in passes of the whole network."""
 
@@ -36,23 +47,25 @@ class Info:
         name: `folder.function`.
         function: the public function.
         cost: passes per image, or None where that depends on the data.
-        completeness: whether the values sum to a difference of scores, so that a gap means an error.
+        claims: what the method promises of its values.
         class_sensitive: False if the method is known to answer much the same for every class.
         warning: what a reader must know before trusting it; empty if nothing is known against it.
         paper: author, venue and year.
         example: settings under which the method is quick, for tests and trials.
         reduction: how an attribution method's channels become one value per pixel.
+        maps: whether it gives an `Explanation`, one map for each image.
     """
 
     name: str
     function: Callable[..., Any]
     cost: CostOf | None = None
-    completeness: bool = False
+    claims: frozenset[Claim] = frozenset()
     class_sensitive: bool = True
     warning: str = ""
     paper: str = ""
     example: Mapping[str, Any] = field(default_factory=dict[str, Any])
     reduction: Reduction | ReductionOf = "sum"
+    maps: bool = False
 
     @property
     def folder(self) -> str:

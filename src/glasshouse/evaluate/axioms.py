@@ -14,7 +14,7 @@ NAME = "completeness_gap"
 def silent_value(explanation: Explanation) -> float | str:
     """The baseline of a method's completeness: a number, or one word that says why there is none."""
     info, given = known_method(explanation), explanation.settings.get("baselines")
-    if info is None or not info.completeness:
+    if info is None or "complete" not in info.claims:
         return "not_claimed"
     if explanation.native.ndim != 4:
         return "layer_values"

@@ -1,0 +1,10 @@
+"""What is raced: every case, family by family.
+
+The targets are those of the project's design: how many times faster than the peer, and which share of the best that the
+network's own passes allow.
+"""
+
+from benchmarks.case import Case
+from benchmarks.cases import basics
+
+CASES: tuple[Case, ...] = basics.CASES
