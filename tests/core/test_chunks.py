@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from glasshouse.core import OutOfMemory, in_chunks, steps, watching
-from glasshouse.core.chunks import is_out_of_memory
+from glasshouse.core.chunks import is_out_of_memory, recording
 
 
 def small_memory(limit: int):
@@ -77,7 +77,26 @@ def test_only_the_outermost_of_several_loops_speaks():
         for _ in steps(2):
             list(in_chunks(lambda rows: rows, 100, 7))
         list(steps(1))
-    assert told == [(1, 2), (2, 2), (1, 1)]
+    assert told == [(1, 2), (2, 2)]
+
+
+def test_a_loop_of_one_part_lets_the_loops_in_it_speak():
+    told: list[tuple[int, int]] = []
+    with watching(lambda done, total: told.append((done, total))):
+        list(in_chunks(lambda rows: list(steps(2)), 8, 8))
+    assert told == [(1, 2), (2, 2)]
+
+
+def test_what_is_recorded_inside_is_known_outside_and_progress_goes_through():
+    told: list[tuple[int, int]] = []
+    with watching(lambda done, total: told.append((done, total))) as outer:
+        with recording() as inner:
+            list(in_chunks(small_memory(2), 4, 4))
+        with recording() as untouched:
+            pass
+    assert inner.chunk == outer.chunk == 2
+    assert untouched.chunk is None
+    assert not told, "a loop that was planned as one part is silent"
 
 
 def test_a_loop_that_is_left_early_lets_the_next_one_speak():

@@ -63,7 +63,7 @@ def test_the_function_and_its_signature_stay_visible():
 
 def test_what_a_call_records(cnn, images):
     cost = lambda settings, shape: Cost(settings["factor"], shape[0])  # noqa: E731
-    lifted = method(cost=cost, completeness=True, class_sensitive=False, warning="w", paper="p", example={"factor": 3})(
+    lifted = method(cost=cost, claims=("complete",), class_sensitive=False, warning="w", paper="p", example={"factor": 3})(
         plain
     )
     e = lifted(cnn, images, 2, factor=0.5)
@@ -78,7 +78,7 @@ def test_what_a_call_records(cnn, images):
     assert e.provenance["dtype"] == "float32"
     assert e.provenance["seconds"] >= 0
     info = find_method("attribute.plain")
-    assert (info.completeness, info.class_sensitive, info.warning, info.paper) == (True, False, "w", "p")
+    assert ("complete" in info.claims, info.class_sensitive, info.warning, info.paper) == (True, False, "w", "p")
     assert info.cost({"factor": 7.0}, images.shape) == (7.0, 3)
     assert info.example == {"factor": 3}
     assert lifted(cnn, images).target == tuple(cnn(images).argmax(1).tolist())

@@ -54,15 +54,29 @@ def watching(progress: Progress | None = None) -> Generator[Watch]:
         _watch.reset(token)
 
 
+@contextmanager
+def recording() -> Generator[Watch]:
+    """Note what happens inside; whoever is watching outside is told all the same."""
+    outer = _watch.get() or Watch()
+    token = _watch.set(inner := Watch(outer.progress, teller=outer.teller))
+    try:
+        yield inner
+    finally:
+        outer.chunk = inner.chunk or outer.chunk
+        _watch.reset(token)
+
+
 @dataclass
 class Loop:
-    """One loop over parts or steps; the outermost of several speaks."""
+    """One loop over parts or steps; the outermost of several speaks, unless it has one part only."""
 
     total: int
+    parts: int
     watch: Watch = field(default_factory=lambda: _watch.get() or Watch())
 
     def __post_init__(self) -> None:
-        self.watch.teller = self.watch.teller or self
+        if self.parts > 1 and self.watch.teller is None:
+            self.watch.teller = self
 
     def reached(self, done: int) -> None:
         self.watch.tell(self, done, self.total)
@@ -74,7 +88,7 @@ class Loop:
 
 def steps(total: int) -> Iterator[int]:
     """`range(total)`, with progress."""
-    loop = Loop(total)
+    loop = Loop(total, total)
     try:
         for step in range(total):
             yield step
@@ -91,7 +105,7 @@ def in_chunks(
     A part that does not fit into memory is halved and run again, and so are all after it. `run` must not have
     changed anything when it fails.
     """
-    rows, done, loop = torch.arange(count, device=device), 0, Loop(count)
+    rows, done, loop = torch.arange(count, device=device), 0, Loop(count, -(-count // chunk))
     try:
         while done < count:
             part = rows[done : done + chunk]

@@ -16,6 +16,7 @@ from einops import reduce
 from torch import Tensor, nn
 
 from glasshouse._version import __version__
+from glasshouse.core.chunks import in_chunks, recording
 from glasshouse.core.errors import BadInput
 from glasshouse.core.image import resize
 from glasshouse.core.layers import geometry
@@ -112,38 +113,70 @@ def method(
 
         @wraps(raw)
         def lifted(model: Model | nn.Module, inputs: Tensor, *args: P.args, **settings: P.kwargs) -> Explanation:
-            start = time.perf_counter()
             call = parameters.bind(model, inputs, *args, **settings)
             call.apply_defaults()
             options = dict(list(call.arguments.items())[2:])
             images, aim = checked_images(inputs), Aim.of(options.pop("target"))
             layer = options.get("layer")
             with borrow(model, images, [layer] if layer else []) as network:
-                images = images.detach().clone()
-                if "layer" in options and layer is None:
-                    layer = options["layer"] = geometry(network, images).usual()
-                values = raw(network, images, aim, **options)  # type: ignore[call-arg]
-            native, extras = values if isinstance(values, tuple) else (values, {})
-            assert aim.clean is not None, f"{raw.__name__} never read the clean output"
-            return Explanation(
-                heatmap=heatmap(native.detach().float(), images, reduction_of(reduction, options)),
-                native=native.detach(),
-                method=raw.__name__,
-                target=tuple(aim.indices.tolist()) if aim.indices is not None else (),
-                score=aim.clean.float(),
-                settings={name: setting(value) for name, value in options.items()},
-                layer=layer,
-                extras={name: value.detach() for name, value in extras.items()},
-                provenance=provenance(images, time.perf_counter() - start),
-            )
+                return answer(info, network, images.detach().clone(), aim, options)
 
-        name = f"attribute.{raw.__name__}"
-        register(
-            Info(name, lifted, cost, frozenset(claims), class_sensitive, warning, paper, example or {}, reduction, True)
+        info = Info(
+            f"attribute.{raw.__name__}",
+            lifted,
+            cost,
+            frozenset(claims),
+            class_sensitive,
+            warning,
+            paper,
+            example or {},
+            reduction,
+            maps=True,
         )
+        register(info)
         return lifted
 
     return lift if raw is None else lift(raw)
+
+
+def answer(info: Info, network: nn.Module, images: Tensor, aim: Aim, options: dict[str, Any]) -> Explanation:
+    """Run a method's mathematics on a borrowed network, and put a name to everything that comes out.
+
+    Images that do not fit into memory together are explained in parts, which is recorded.
+    """
+    start, raw, n = time.perf_counter(), info.function.__wrapped__, len(images)  # type: ignore[attr-defined]
+    if "layer" in options and options["layer"] is None:
+        options = {**options, "layer": geometry(network, images).usual()}
+
+    def explain(rows: Tensor) -> tuple[Aim, Tensor, dict[str, Tensor]]:
+        question = aim if len(rows) == n else aim.part(rows)
+        values = raw(network, images if len(rows) == n else images[rows], question, **options)
+        assert question.clean is not None, f"{raw.__name__} never read the clean output"
+        native, extras = values if isinstance(values, tuple) else (values, {})
+        return question, native.detach(), {name: value.detach() for name, value in extras.items()}
+
+    with recording() as watch:
+        parts = [part for _, part in in_chunks(explain, n, n, images.device)]
+    aims, natives, extras = zip(*parts, strict=True)
+    if len(parts) > 1:
+        aim.join(aims)
+    native = torch.cat(natives)
+    done = {name: setting(value) for name, value in options.items()}
+    if watch.chunk and "chunk" in done:
+        done["chunk"] = min(watch.chunk, done["chunk"])
+    assert aim.clean is not None
+    return Explanation(
+        heatmap=heatmap(native.float(), images, reduction_of(info.reduction, options)),
+        native=native,
+        method=info.short,
+        target=tuple(aim.indices.tolist()) if aim.indices is not None else (),
+        score=aim.clean.float(),
+        settings=done,
+        layer=options.get("layer"),
+        extras={name: torch.cat([part[name] for part in extras]) for name in extras[0]},
+        provenance=provenance(images, time.perf_counter() - start)
+        | ({"images_at_once": watch.chunk} if watch.chunk else {}),
+    )
 
 
 def reduction_of(reduction: Reduction | ReductionOf, settings: Mapping[str, Any]) -> Reduction:

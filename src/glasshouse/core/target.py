@@ -66,6 +66,20 @@ class Aim:
             raise BadInput("a target must first be read on the clean images.", "Call `select` on their output.")
         return part
 
+    def part(self, index: Int[Tensor, " m"]) -> "Aim":
+        """The same question about some of the images, whether or not their output was read yet."""
+        listed = isinstance(self.spec, list) or (isinstance(self.spec, Tensor) and self.spec.ndim == 1)
+        if self.indices is None and listed and len(self.spec) > int(index.max()):
+            return Aim([self.spec[row] for row in index.tolist()])
+        return self.rows(index) if self.indices is not None or _is_weights(self.spec) else Aim(self.spec)
+
+    def join(self, parts: "Sequence[Aim]") -> None:
+        """What was read for all parts of the images, in order."""
+        clean = [part.clean for part in parts if part.clean is not None]
+        indices = [part.indices for part in parts if part.indices is not None]
+        self.clean = torch.cat(clean) if clean else None
+        self.indices = torch.cat(indices) if indices else None
+
 
 Target: TypeAlias = int | Sequence[int] | Tensor | Callable[[Tensor], Tensor] | Aim | None
 """An int (one class for all), ints (one per image), a tuple (an index into one image's output), a float tensor `n k`
