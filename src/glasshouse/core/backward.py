@@ -99,6 +99,11 @@ class Rules(TorchFunctionMode):
         return rule(value)
 
     @property
+    def shared_key(self) -> Any:
+        """Equal for equal tables: passes under the same rules are the same pass."""
+        return frozenset(self.table.items())
+
+    @property
     def applied(self) -> int:
         """How many operations a rule replaced."""
         return sum(self.seen[kind] for kind in self.table)

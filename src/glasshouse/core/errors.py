@@ -49,7 +49,11 @@ class OutOfMemory(GlasshouseError, MemoryError):
 
 
 class Interrupted(GlasshouseError, RuntimeError):
-    """Work stopped before its end; what was finished is kept."""
+    """Work stopped before its end; what was finished is kept, in `finished` where there is no file of it."""
+
+    def __init__(self, message: str, hint: str = "", finished: object = None):
+        super().__init__(message, hint)
+        self.finished = finished
 
 
 def nearest(name: str, names: Iterable[str], n: int = 3) -> str:

@@ -1,5 +1,9 @@
 """The one way gradients are taken: with respect to inputs or activations, never filling anybody's `.grad`."""
 
+from collections.abc import Generator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
 import torch
 from torch import Tensor
 
@@ -13,4 +17,19 @@ def gradient(score: Tensor, tensor: Tensor) -> Tensor:
             "the score is not connected to the images by operations that can be differentiated.",
             "Look for torch.no_grad, .detach() or .item() in the model's forward, or use a method such as occlusion.",
         )
-    return torch.autograd.grad(score.sum(), tensor, allow_unused=True, materialize_grads=True)[0]
+    return torch.autograd.grad(
+        score.sum(), tensor, retain_graph=_kept.get() or None, allow_unused=True, materialize_grads=True
+    )[0]
+
+
+_kept: ContextVar[bool] = ContextVar("kept", default=False)
+
+
+@contextmanager
+def keeping_graphs() -> Generator[None]:
+    """Inside, a graph survives its first gradient, so that another question can be asked of the same pass."""
+    token = _kept.set(True)
+    try:
+        yield
+    finally:
+        _kept.reset(token)
