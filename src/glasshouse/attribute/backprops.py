@@ -26,6 +26,7 @@ RECOVERY = (
 
 
 @method(
+    reduction="max_abs",
     cost=lambda settings, shape: Cost(1, 1),
     claims=("dummy", "implementation", "silent", "equivariant"),
     class_sensitive=False,
@@ -57,6 +58,7 @@ def guided_backprop(
 
 
 @method(
+    reduction="max_abs",
     cost=lambda settings, shape: Cost(1, 1),
     claims=("dummy", "implementation", "silent", "equivariant"),
     class_sensitive=False,

@@ -15,5 +15,9 @@ from glasshouse.evaluate.sanity import class_sensitivity as class_sensitivity
 from glasshouse.evaluate.sanity import randomise_parameters as randomise_parameters
 from glasshouse.evaluate.trust import card as card
 from glasshouse.evaluate.trust import list_metrics as list_metrics
+from glasshouse.evaluate.truth import Benchmark as Benchmark
+from glasshouse.evaluate.truth import Effects as Effects
+from glasshouse.evaluate.truth import benchmark as benchmark
+from glasshouse.evaluate.truth import part_effects as part_effects
 from glasshouse.evaluate.words import verdicts as verdicts
 from glasshouse.evaluate.words import warnings as warnings
