@@ -45,12 +45,32 @@ def test_a_method_that_does_not_suit_the_network_is_noted(photos, model):
         report.explain(other, photos[0], methods=["guided_backprop"], tier="none")
 
 
-def test_progress_counts_methods_on_all_photographs(model, photos):
+def test_progress_rises_over_all_photographs_to_the_total(model, photos):
     seen: list[tuple[int, int]] = []
     report.explain(
-        model, photos, methods=["saliency", "cam"], tier="none", progress=lambda done, total: seen.append((done, total))
+        model, photos, methods=["saliency", "cam"], tier="free", progress=lambda done, total: seen.append((done, total))
     )
-    assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    done = [step for step, _ in seen]
+    assert done == sorted(done)
+    assert (1000, 2000) in seen
+    assert seen[-1] == (2000, 2000)
+
+
+def test_several_classes_are_explained_side_by_side(model, photos):
+    (view,) = report.explain(model, photos[0], methods=["saliency", "cam"], target=["cat", 3, "cat"], tier="lite")
+    assert [(e.method, e.target) for e in view.explanations] == [
+        ("saliency", (0,)),
+        ("cam", (0,)),
+        ("saliency", (3,)),
+        ("cam", (3,)),
+    ]
+    alone = report.explain(model, photos[0], methods=["cam"], target="fish", tier="lite")[0].explanations[0]
+    torch.testing.assert_close(view.explanations[3].heatmap, alone.heatmap)
+    assert view.explanations[3].card.sentences == alone.card.sentences
+    page = report.explain_page(model, [view])
+    assert "CAM <span" in page
+    assert "for fish" in page
+    assert page.count("— explained") == 2
 
 
 def test_names_are_checked_before_anything_runs(model, photos):

@@ -30,7 +30,8 @@ def explain_photos(
     out: Annotated[Path, typer.Option(help="The page to write.")] = Path("report.html"),
     method: Annotated[list[str] | None, typer.Option(help="May be given several times; see `list methods`.")] = None,
     target: Annotated[
-        str | None, typer.Option(help="Class to explain, by name or number; else each top class.")
+        list[str] | None,
+        typer.Option(help="Class to explain, by name or number; several may be given. Else each top class."),
     ] = None,
     layer: Annotated[str | None, typer.Option(help="For methods that look at a layer; see `list layers`.")] = None,
     card: Annotated[str, typer.Option(help="What to spend on checks: auto, none, free, lite or standard.")] = "auto",
@@ -60,7 +61,7 @@ def explain_photos(
                 loaded,
                 files,
                 methods=method or report.QUICK,
-                target=target,
+                target=target or None,
                 layer=layer,
                 tier=card,  # type: ignore[arg-type] - checked above
                 seed=seed,
@@ -163,13 +164,17 @@ def say_views(console: Console, command: str, views: "tuple[View, ...]", page: P
     for view in views:
         classes = ", ".join(f"{name} {100 * share:.0f} %" for _, name, share in view.top[:3])
         console.result(f"{view.photo}: {classes}")
+        several = len({e.target for e in view.explanations}) > 1
+        names = {index: name for index, name, _ in view.top}
         for explanation in view.explanations:
-            words = ""
+            words, about = "", ""
+            if several and explanation.target:
+                about = f" for {names.get(explanation.target[0], explanation.target[0])}"
             if explanation.card and "srg" in explanation.card.scores:
                 score = explanation.card.scores["srg"]
                 word = VERDICTS.get(_verdict(score), ("undefined", ""))[0]
                 words = f"{word} ({measured(float(score.value[0]), float(score.stderr[0]))})"
-            console.result(f"  {method_title(explanation):<22} {words}".rstrip())
+            console.result(f"  {method_title(explanation) + about:<22} {words}".rstrip())
         for name, reason in view.skipped.items():
             console.result(f"  {title(name):<22} not applicable: {reason}")
         found.append(view_document(view))

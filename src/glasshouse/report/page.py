@@ -133,15 +133,15 @@ def explain_page(
 def photo_section(model: Model, view: View, number: int, loading: Mapping[str, str]) -> str:
     """One photograph with its predictions, and the maps beside it."""
     name, photo = short_name(view.photo), photo_uri(view.pixels)
-    asked = next((e.target[0] for e in view.explanations if e.target), None)
+    asked = dict.fromkeys(e.target[0] for e in view.explanations if e.target)
     bars = "".join(
-        f'<li class="{"asked" if index == asked else ""}"><span>{escape(label)}'
-        f'{" — explained" if index == asked else ""}</span><span class="num">{percent(share)}</span>'
+        f'<li class="{"asked" if index in asked else ""}"><span>{escape(label)}'
+        f'{" — explained" if index in asked else ""}</span><span class="num">{percent(share)}</span>'
         f'<i style="--p: {100 * share:.1f}%"></i></li>'
         for index, label, share in view.top
     )
-    if asked is not None and asked not in [index for index, _, _ in view.top]:
-        name_asked = f"<span>{escape(model.label(asked))} — explained</span>"
+    for index in set(asked) - {index for index, _, _ in view.top}:
+        name_asked = f"<span>{escape(model.label(index))} — explained</span>"
         bars += f'<li class="asked">{name_asked}<span>not in the first five</span></li>'
     figures = "".join(map_figure(model, view, e, loading) for e in view.explanations)
     reasons = "".join(f"<li><b>{escape(title(m))}</b>: {escape(why)}</li>" for m, why in view.skipped.items())
@@ -163,6 +163,8 @@ def map_figure(model: Model, view: View, explanation: Explanation, loading: Mapp
     """One method's heat map with legend, caption, warnings, card, and how to make it again."""
     how = scale(explanation.heatmap[0])
     label = model.label(explanation.target[0]) if explanation.target else ""
+    several = len({e.target for e in view.explanations}) > 1
+    about = f' <span class="quiet">for {escape(label)}</span>' if several and label else ""
     at = f' <span class="quiet">at <code>{escape(explanation.layer)}</code></span>' if explanation.layer else ""
     seconds = explanation.provenance.get("seconds")
     took = f'<span class="quiet num">{seconds:.2g} s</span>' if seconds is not None else ""
@@ -177,7 +179,7 @@ def map_figure(model: Model, view: View, explanation: Explanation, loading: Mapp
         for kind, text in codes
     )
     return (
-        f"<figure><header><h3>{escape(method_title(explanation))}</h3>{took}</header>"
+        f"<figure><header><h3>{escape(method_title(explanation))}{about}</h3>{took}</header>"
         f"{heat_stack(explanation, how, label)}{legend(explanation, how)}"
         f'<figcaption><p class="what">{what_it_shows(explanation.method)}{at}</p>{notes}'
         f"{card_table(explanation.card) if explanation.card else ''}</figcaption>"

@@ -1,9 +1,8 @@
 """Several methods on several photographs, each with its fidelity card: what an explain page shows, as nouns."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -11,16 +10,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from glasshouse import evaluate
+from glasshouse import attribute, evaluate
 from glasshouse.core import (
     BadInput,
     BadModel,
     Explanation,
-    GlasshouseError,
     Images,
     Info,
     Model,
-    NothingMatched,
     Noun,
     Progress,
     borrow,
@@ -33,6 +30,8 @@ QUICK = ("grad_cam", "integrated_gradients", "smooth", "occlusion", "saliency", 
 """The methods of a first look: one of each kind, quick enough for a laptop."""
 
 Tier: TypeAlias = Literal["auto", "none", "free", "lite", "standard"]
+Class: TypeAlias = int | str
+TICKS, MAPS = 1000, 600  # of progress for one photograph, and those of them that its maps take; the rest are its cards'
 
 
 @dataclass(frozen=True, repr=False)
@@ -43,7 +42,7 @@ class View(Noun):
         photo: its path as it was given, or `photo 1` for one that came as a tensor.
         pixels: what the model saw, in 0…1, with a batch axis of 1.
         top: the model's first classes: number, name, probability.
-        explanations: one per method that applies, each with its card if one was asked for.
+        explanations: one per method that applies and class that was asked about, each with its card if one was wanted.
         skipped: why a method does not apply, by its name.
     """
 
@@ -55,7 +54,7 @@ class View(Noun):
     seconds: float
 
     def __repr__(self) -> str:
-        methods = ", ".join(e.method for e in self.explanations)
+        methods = ", ".join(dict.fromkeys(e.method for e in self.explanations))
         return f"View({self.photo}: {self.top[0][1]} {100 * self.top[0][2]:.0f} %; {methods})"
 
 
@@ -64,7 +63,7 @@ def explain(
     photos: Photo | Sequence[Photo],
     *,
     methods: Sequence[str] = QUICK,
-    target: int | str | None = None,
+    target: Class | Sequence[Class] | None = None,
     layer: str | None = None,
     tier: Tier = "auto",
     seed: int = 0,
@@ -74,11 +73,11 @@ def explain(
     """Every method on every photograph, with its card. A method that the network does not suit is noted, not fatal.
 
     Args:
-        target: number or name of the class to explain; None explains each photograph's top class.
+        target: number or name of the class to explain, or several; None explains each photograph's top class.
         layer: for the methods that look at one; None is the usual layer.
         tier: how much to spend on the card; "none" leaves it out.
         chunk: images per forward pass, for the methods that run many.
-        progress: called with how many of all methods on all photographs are done.
+        progress: called with how much is done, in thousandths of a photograph.
     """
     return tuple(views(model, photos, methods, target, layer, tier, seed, chunk, progress))
 
@@ -87,7 +86,7 @@ def views(
     model: Model,
     photos: Photo | Sequence[Photo],
     methods: Sequence[str],
-    target: int | str | None,
+    target: Class | Sequence[Class] | None,
     layer: str | None,
     tier: Tier,
     seed: int,
@@ -97,19 +96,19 @@ def views(
     """`explain`, one photograph after the other. All names and photographs are checked before anything runs."""
     if not methods:
         raise BadInput("no method was named.", f"Try {', '.join(QUICK[:3])}.")
-    import_module("glasshouse.attribute")  # fills the registry
     infos = [find_method(name, "attribute") for name in dict.fromkeys(methods)]
-    aim = None if target is None else model.index(target)
+    listed = [target] if target is None or isinstance(target, int | str) else list(target)
+    aims = list(dict.fromkeys(None if name is None else model.index(name) for name in listed))
     named = [photos] if isinstance(photos, str | Path) or not isinstance(photos, Sequence) else list(photos)
     device = next((p.device for p in model.module.parameters()), torch.device("cpu"))
     inputs = [model.preprocess([photo]).to(device) for photo in named]
     given = {"layer": layer, "seed": seed, "chunk": chunk}
-    steps = len(inputs) * len(infos)
     for number, (photo, images) in enumerate(zip(named, inputs, strict=True)):
-        start, done = time.perf_counter(), number * len(infos)
+        start = time.perf_counter()
         top = predictions(model, images)
-        tick = _ticker(progress, done, steps)
-        found, skipped = _ask_all(model, images, infos, top[0][0] if aim is None else aim, given, tier, seed, tick)
+        classes = [top[0][0] if aim is None else aim for aim in aims]
+        told = _part_of(progress, number, len(inputs))
+        found, skipped = _ask_all(model, images, infos, classes, given, tier, seed, told)
         name = str(photo) if isinstance(photo, str | Path) else f"photo {number + 1}"
         pixels = model.preprocess.pixels(images).cpu()
         yield View(name, pixels, top, found, skipped, round(time.perf_counter() - start, 3))
@@ -138,38 +137,33 @@ def _ask_all(
     model: Model,
     images: Float[Tensor, "1 c h w"],
     infos: Sequence[Info],
-    target: int,
+    targets: Sequence[int],
     given: Mapping[str, Any],
     tier: Tier,
     seed: int,
-    tick: Callable[[], None],
+    progress: Progress,
 ) -> tuple[tuple[Explanation, ...], dict[str, str]]:
-    """The methods on one image. Where none applies, the reason of the last one is raised."""
-    found: list[Explanation] = []
-    skipped: dict[str, str] = {}
-    error: GlasshouseError | None = None
-    answers = evaluate.Answers(model, images, [target], chunk=given.get("chunk"))
-    for info in infos:
-        try:
-            explanation = info.function(model, images, target, **settings_for(info, given))
-            if tier != "none":
-                card = evaluate.card(model, images, explanation, tier=tier, seed=seed, answers=answers)
-                explanation = explanation.with_card(card)
-            found.append(explanation)
-        except (NothingMatched, BadInput) as reason:
-            skipped[info.short], error = str(reason), reason
-        tick()
-    if error and not found:
-        raise error
-    return tuple(found), skipped
+    """The methods on one image, sharing their passes, and then the cards. Where none applies, the reason is raised."""
+    settings = {info.short: settings_for(info, given) for info in infos}
+    compared = attribute.compare(
+        model,
+        images,
+        list(settings),
+        list(targets),
+        settings=settings,
+        progress=lambda done, total: progress(MAPS * done // total, TICKS),
+    )
+    maps = [e for about in zip(*compared.explanations.values(), strict=True) for e in about]
+    if tier != "none":
+        answers = {asked: evaluate.Answers(model, images, [asked], chunk=given.get("chunk")) for asked in targets}
+        for place, e in enumerate(maps):
+            card = evaluate.card(model, images, e, tier=tier, seed=seed, answers=answers[e.target[0]])
+            maps[place] = e.with_card(card)
+            progress(MAPS + (TICKS - MAPS) * (place + 1) // len(maps), TICKS)
+    progress(TICKS, TICKS)
+    return tuple(maps), compared.skipped
 
 
-def _ticker(progress: Progress | None, done: int, total: int) -> Callable[[], None]:
-    counted = [done]
-
-    def tick() -> None:
-        counted[0] += 1
-        if progress:
-            progress(counted[0], total)
-
-    return tick
+def _part_of(progress: Progress | None, number: int, count: int) -> Progress:
+    """The listener of one photograph of several."""
+    return lambda done, total: progress(number * TICKS + done, count * TICKS) if progress else None
