@@ -218,8 +218,6 @@ def test_partly_random_networks_keep_the_layers_that_they_should(trained):
     assert float(ratio.detach()) == pytest.approx(1, abs=0.1)
     with pytest.raises(BadInput, match="outside 0"):
         partly_random(net, "only", len(names))
-    with pytest.raises(BadInput, match="order 'all' is unknown"):
-        partly_random(net, "all", 0)
 
 
 def test_the_last_step_of_a_schedule_is_the_trained_network(photo):
