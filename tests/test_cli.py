@@ -241,3 +241,18 @@ def test_the_demo_explains_real_photographs(tmp_path, lite0, capsys):
     page = Path(document["report"]).read_text()
     assert "What units of" in page
     assert len(page) < 6e6
+
+
+def test_bench_truth_shows_and_writes_the_table(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    words = ["bench", "truth", "creatures_cnn", "--method", "saliency", "--method", "attention_rollout", "--n", "3"]
+    assert main([*words, "--out", "table.md"]) == DONE
+    out, err = capsys.readouterr()
+    assert Path("table.md").read_text() == out.rstrip("\n") + "\n"
+    assert out.startswith("| method | importance |")
+    assert "| `saliency` |" in out
+    assert "attention_rollout does not suit creatures_cnn" in err
+    assert main(["--json", *words]) == DONE
+    document = json.loads(capsys.readouterr().out)
+    assert document["scores"]["oracle"]["importance"]["mean"] == pytest.approx(1, abs=1e-5)
+    assert document["settings"]["n"] == 3

@@ -15,6 +15,7 @@ import typer
 from typer.main import get_command
 
 from glasshouse._version import __version__
+from glasshouse.cli.benchmarks import benchmarks
 from glasshouse.cli.checkup import examine
 from glasshouse.cli.console import Console, current
 from glasshouse.cli.datasets import data_commands
@@ -41,6 +42,7 @@ app.add_typer(lists, name="list")
 app.add_typer(data_commands, name="data")
 app.command("train")(train_model)
 app.command("measure")(measure_model)
+app.add_typer(benchmarks, name="bench")
 app.command("doctor")(examine)
 app.add_typer(typer.Typer(cls=MethodCommands), name="attribute", help="One method on its own, with all its settings.")
 
