@@ -13,10 +13,11 @@ model = zoo.load("efficientnet_lite0")
 images = model.preprocess(Path(skimage.data.__file__).parent / "coffee.png")
 
 # --8<-- [start:call]
-explanation = attribute.occlusion(model, images, sliding_window_shapes=48, strides=24)
+explanation = attribute.occlusion(model, images, sliding_window_shapes=48, strides=16)
 
 print(explanation, model.label(explanation.target[0]))
 print(explanation.extras["grid"].shape)  # n rows columns: the fall for each patch
+print(explanation.extras["work"])  # the share of a pass that a patch cost, as only what it changes is computed
 best = explanation.extras["top"][0].unique()  # every class that wins under some patch
 print([model.label(int(index)) for index in best])
 # --8<-- [end:call]

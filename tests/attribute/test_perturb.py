@@ -1,11 +1,12 @@
-"""Occlusion against a loop over windows, and against what a linear model must answer."""
+"""Occlusion against a loop over windows, and against what a linear model must answer; by boxes and as a whole."""
 
 import pytest
 import torch
 from torch import nn
 
 from glasshouse import attribute
-from glasshouse.core import BadInput
+from glasshouse.attribute.baselines import BLUR, baseline_images
+from glasshouse.core import BadInput, BadModel, blur
 
 
 @pytest.fixture
@@ -58,18 +59,18 @@ def by_hand(net, images, target, window, stride, cover, edge="truncate"):
     return grid, total / (count / n)
 
 
+@pytest.mark.parametrize("engine", ["incremental", "dense"])
 @pytest.mark.parametrize("edge", ["truncate", "shift"])
 @pytest.mark.parametrize(
     ("window", "stride"), [((5, 4), (3, 3)), ((14, 18), (1, 1)), ((1, 7), (1, 7)), ((6, 6), (4, 5))]
 )
-def test_a_loop_over_windows_gives_the_same(cnn, precise, window, stride, edge):
+def test_a_loop_over_windows_gives_the_same(cnn, precise, window, stride, edge, engine):
     net, target = cnn.double(), [3, 0, 1]
     cover = torch.randn(precise.shape, generator=torch.Generator().manual_seed(5)).double()
     with torch.no_grad():
         grid, heat = by_hand(net, precise, target, window, stride, cover, edge)
-    e = attribute.occlusion(
-        net, precise, target, sliding_window_shapes=window, strides=stride, baselines=cover, edge=edge, chunk=7
-    )
+    settings = {"sliding_window_shapes": window, "strides": stride, "baselines": cover, "edge": edge, "engine": engine}
+    e = attribute.occlusion(net, precise, target, chunk=7, **settings)
     torch.testing.assert_close(e.extras["grid"], grid)
     torch.testing.assert_close(e.native[:, 0], heat)
     torch.testing.assert_close(e.heatmap, heat.float())
@@ -143,6 +144,72 @@ def test_the_class_is_that_of_the_clean_image(undecided, precise):
     assert found.target == tuple(best)
     assert (found.extras["top"] != torch.tensor(best).view(3, 1, 1)).any()  # under some patch another class wins
     assert torch.equal(found.native, attribute.occlusion(undecided, precise, best, **settings).native)
+
+
+@pytest.mark.parametrize("engine", ["incremental", "dense"])
+def test_patches_side_by_side_share_out_the_change_of_a_linear_convolution(precise, engine):
+    net = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.AvgPool2d(2), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    net, cover = net.double().eval(), precise.flip(0)
+    settings = {"sliding_window_shapes": (4, 5), "strides": (4, 5), "baselines": cover, "score": "logit"}
+    e = attribute.occlusion(net, precise, 2, engine=engine, **settings)
+    torch.testing.assert_close(e.extras["grid"].sum((1, 2)), (net(precise) - net(cover))[:, 2].detach())
+
+
+def test_every_class_is_read_from_the_same_passes(undecided, precise):
+    settings = {"sliding_window_shapes": 5, "strides": 4, "score": "logit"}
+    e = attribute.occlusion(undecided, precise, all_classes=True, **settings)
+    clean = undecided(precise).detach()
+    assert e.extras["scores"].shape == (3, 4, *e.extras["grid"].shape[1:])
+    for target in range(4):
+        alone = attribute.occlusion(undecided, precise, target, **settings).extras["grid"]
+        torch.testing.assert_close(clean[:, target, None, None] - e.extras["scores"][:, target], alone)
+    assert torch.equal(e.extras["scores"].argmax(1), e.extras["top"])
+    assert "scores" not in attribute.occlusion(undecided, precise, **settings).extras
+
+
+def test_all_classes_of_a_map_are_refused(images):
+    net = nn.Sequential(nn.Conv2d(3, 4, 1)).eval()
+    assert attribute.occlusion(net, images, (1, 2, 3), sliding_window_shapes=7, strides=7, score="logit").native.any()
+    with pytest.raises(BadInput, match="positions besides classes"):
+        attribute.occlusion(net, images, (1, 2, 3), sliding_window_shapes=7, strides=7, all_classes=True)
+
+
+def test_the_work_of_a_patch_is_told(cnn, images):
+    settings = {"sliding_window_shapes": 2, "strides": 2}
+    assert attribute.occlusion(cnn, images, **settings).extras["work"].tolist() == [1, 1, 1]
+    assert (attribute.occlusion(cnn, images, engine="incremental", **settings).extras["work"] < 0.5).all()
+
+
+def test_a_model_that_boxes_are_wrong_for_says_so_if_they_are_asked_for(images):
+    class Shared(nn.Module):
+        def forward(self, inputs):
+            twice = inputs * 2
+            twice.view(inputs.shape).add_(1)  # changes what `twice` holds, through another tensor
+            return twice.mean((2, 3))
+
+    settings = {"sliding_window_shapes": 2, "strides": 1}
+    with pytest.raises(BadModel, match="Shared cannot be run by boxes"):
+        attribute.occlusion(Shared(), images, engine="incremental", **settings)
+    assert attribute.occlusion(Shared(), images, **settings).extras["work"].tolist() == [1, 1, 1]
+
+
+def test_baselines_made_of_the_image(precise):
+    mean = precise.mean((2, 3), keepdim=True)
+    assert torch.equal(baseline_images("mean", precise), mean.expand_as(precise))
+    assert torch.equal(baseline_images("blur", precise), blur(precise, BLUR * 14))
+    noise = (baseline_images("noise", precise) - mean) / precise.std((2, 3), correction=0, keepdim=True)
+    torch.testing.assert_close(noise, noise[:1].expand_as(noise))  # one draw for all images
+    assert abs(float(noise.mean())) < 0.1
+    assert 0.9 < float(noise.std()) < 1.1
+
+
+@pytest.mark.parametrize("kind", ["mean", "blur", "noise"])
+def test_a_kind_of_baseline_is_that_image(cnn, precise, kind):
+    settings = {"sliding_window_shapes": 7, "strides": 7}
+    named = attribute.occlusion(cnn.double(), precise, 1, baselines=kind, **settings)
+    given = attribute.occlusion(cnn, precise, 1, baselines=baseline_images(kind, precise), **settings)
+    assert torch.equal(named.native, given.native)
+    assert named.settings["baselines"] == kind
 
 
 def test_a_model_that_ignores_the_image_loses_nothing(precise):

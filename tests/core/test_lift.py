@@ -63,9 +63,9 @@ def test_the_function_and_its_signature_stay_visible():
 
 def test_what_a_call_records(cnn, images):
     cost = lambda settings, shape: Cost(settings["factor"], shape[0])  # noqa: E731
-    lifted = method(cost=cost, claims=("complete",), class_sensitive=False, warning="w", paper="p", example={"factor": 3})(
-        plain
-    )
+    lifted = method(
+        cost=cost, claims=("complete",), class_sensitive=False, warning="w", paper="p", example={"factor": 3}
+    )(plain)
     e = lifted(cnn, images, 2, factor=0.5)
     assert isinstance(e, Explanation)
     torch.testing.assert_close(e.native, images * 0.5)

@@ -4,7 +4,8 @@ from glasshouse.attribute.averages import smooth as smooth
 from glasshouse.attribute.backprops import deconvnet as deconvnet
 from glasshouse.attribute.backprops import guided_backprop as guided_backprop
 from glasshouse.attribute.cam import cam as cam
-from glasshouse.attribute.cam import grad_cam as grad_cam
+from glasshouse.attribute.comparison import Comparison as Comparison
+from glasshouse.attribute.comparison import compare as compare
 from glasshouse.attribute.gradients import input_x_gradient as input_x_gradient
 from glasshouse.attribute.gradients import integrated_gradients as integrated_gradients
 from glasshouse.attribute.gradients import saliency as saliency

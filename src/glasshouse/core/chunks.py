@@ -106,6 +106,7 @@ def in_chunks(
     changed anything when it fails.
     """
     rows, done, loop = torch.arange(count, device=device), 0, Loop(count, -(-count // chunk))
+    chunk = min(chunk, loop.watch.chunk or chunk)
     try:
         while done < count:
             part = rows[done : done + chunk]

@@ -22,7 +22,7 @@ from glasshouse.core.image import resize
 from glasshouse.core.layers import geometry
 from glasshouse.core.model import Model
 from glasshouse.core.plan import prepare, untouched
-from glasshouse.core.registry import Claim, CostOf, Info, Reduction, ReductionOf, register
+from glasshouse.core.registry import Claim, CostOf, Info, Need, Reduction, ReductionOf, register
 from glasshouse.core.result import Explanation
 from glasshouse.core.target import Aim
 
@@ -87,6 +87,7 @@ def method(
     warning: str = ...,
     paper: str = ...,
     example: Mapping[str, Any] | None = ...,
+    needs: Need = ...,
 ) -> Callable[[Raw[P]], Lifted[P]]: ...
 def method(
     raw: Any = None,
@@ -98,6 +99,7 @@ def method(
     warning: str = "",
     paper: str = "",
     example: Mapping[str, Any] | None = None,
+    needs: Need = "",
 ) -> Any:
     """Make an attribution method of a function `(model, inputs, target, *, …) -> values`.
 
@@ -132,6 +134,7 @@ def method(
             example or {},
             reduction,
             maps=True,
+            needs=needs,
         )
         register(info)
         return lifted
@@ -155,8 +158,10 @@ def answer(info: Info, network: nn.Module, images: Tensor, aim: Aim, options: di
         native, extras = values if isinstance(values, tuple) else (values, {})
         return question, native.detach(), {name: value.detach() for name, value in extras.items()}
 
+    rows = torch.arange(n, device=images.device)
     with recording() as watch:
-        parts = [part for _, part in in_chunks(explain, n, n, images.device)]
+        together = [explain(rows)] if any(one_each(value, n) for value in options.values()) else None
+        parts = together or [part for _, part in in_chunks(explain, n, n, images.device)]
     aims, natives, extras = zip(*parts, strict=True)
     if len(parts) > 1:
         aim.join(aims)
@@ -177,6 +182,11 @@ def answer(info: Info, network: nn.Module, images: Tensor, aim: Aim, options: di
         provenance=provenance(images, time.perf_counter() - start)
         | ({"images_at_once": watch.chunk} if watch.chunk else {}),
     )
+
+
+def one_each(value: Any, n: int) -> bool:
+    """Whether a setting may hold something for each image, so that images cannot be explained in parts."""
+    return isinstance(value, Tensor) and value.ndim > 2 and n > 1 and n in value.shape[:2]
 
 
 def reduction_of(reduction: Reduction | ReductionOf, settings: Mapping[str, Any]) -> Reduction:

@@ -28,6 +28,10 @@ Claim: TypeAlias = Literal["complete", "dummy", "implementation", "silent", "equ
 """
 
 
+Need: TypeAlias = Literal["", "attention"]
+"""What a method can do nothing without. Methods that need particular operations find out for themselves."""
+
+
 class Cost(NamedTuple):
     """What one image costs, in passes of the whole network."""
 
@@ -54,6 +58,7 @@ class Info:
         example: settings under which the method is quick, for tests and trials.
         reduction: how an attribution method's channels become one value per pixel.
         maps: whether it gives an `Explanation`, one map for each image.
+        needs: what a network must have for it.
     """
 
     name: str
@@ -66,6 +71,7 @@ class Info:
     example: Mapping[str, Any] = field(default_factory=dict[str, Any])
     reduction: Reduction | ReductionOf = "sum"
     maps: bool = False
+    needs: Need = ""
 
     @property
     def folder(self) -> str:
