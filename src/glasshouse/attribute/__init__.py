@@ -1,5 +1,7 @@
 """Which pixels, and which of a layer's units, made this decision."""
 
+from glasshouse.attribute.attention import attention_relevance as attention_relevance
+from glasshouse.attribute.attention import attention_rollout as attention_rollout
 from glasshouse.attribute.averages import smooth as smooth
 from glasshouse.attribute.backprops import deconvnet as deconvnet
 from glasshouse.attribute.backprops import guided_backprop as guided_backprop
@@ -14,3 +16,4 @@ from glasshouse.attribute.perturb import occlusion as occlusion
 from glasshouse.attribute.random_masks import rise as rise
 from glasshouse.attribute.superpixels import regions as regions
 from glasshouse.attribute.surrogates import lime as lime
+from glasshouse.attribute.tokens import token_occlusion as token_occlusion
