@@ -1,6 +1,7 @@
 """Results as pictures and pages that open by a double click. Importing it teaches every noun to show itself."""
 
 from glasshouse.core.result import draw as draw
+from glasshouse.report import attributions as attributions
 from glasshouse.report import fragments as fragments
 from glasshouse.report.page import explain_page as explain_page
 from glasshouse.report.page import html_page as html_page
