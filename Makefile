@@ -38,7 +38,7 @@ docs: $(VENV)/.dev $(VENV)/.docs ## the documentation, into site/
 
 figures: $(VENV)/.dev ## draw the figures of the documentation again
 	for example in examples/*.py examples/*/*.py; do \
-		GLASSHOUSE_FIGURES=docs/figures GLASSHOUSE_STEPS=256 $(BIN)/python $$example > /dev/null || exit 1; done
+		GLASSHOUSE_FIGURES=docs/figures GLASSHOUSE_STEPS=256 GLASSHOUSE_IMAGES=100 $(BIN)/python $$example > /dev/null || exit 1; done
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

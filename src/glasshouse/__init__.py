@@ -16,6 +16,7 @@ from glasshouse._version import __version__ as __version__
 if TYPE_CHECKING:
     from glasshouse import attribute as attribute
     from glasshouse import data as data
+    from glasshouse import diagnose as diagnose
     from glasshouse import dissect as dissect
     from glasshouse import evaluate as evaluate
     from glasshouse import report as report
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from glasshouse.core import method as method
     from glasshouse.core import probe as probe
 
-FOLDERS = ("attribute", "data", "dissect", "evaluate", "report", "visualize", "zoo")
+FOLDERS = ("attribute", "data", "diagnose", "dissect", "evaluate", "report", "visualize", "zoo")
 FROM_CORE = (
     *("BadImage", "BadInput", "BadModel", "Card", "Explanation", "GlasshouseError", "Model", "Noun", "Preprocess"),
     *("Score", "edit", "find_method", "geometry", "list_methods", "method", "probe"),

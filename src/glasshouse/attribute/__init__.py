@@ -19,6 +19,7 @@ from glasshouse.attribute.games import kernel_shap as kernel_shap
 from glasshouse.attribute.gradients import input_x_gradient as input_x_gradient
 from glasshouse.attribute.gradients import integrated_gradients as integrated_gradients
 from glasshouse.attribute.gradients import saliency as saliency
+from glasshouse.attribute.meaningful import meaningful_perturbation as meaningful_perturbation
 from glasshouse.attribute.perturb import occlusion as occlusion
 from glasshouse.attribute.random_masks import rise as rise
 from glasshouse.attribute.superpixels import regions as regions
