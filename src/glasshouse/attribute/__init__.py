@@ -22,6 +22,11 @@ from glasshouse.attribute.gradients import saliency as saliency
 from glasshouse.attribute.meaningful import meaningful_perturbation as meaningful_perturbation
 from glasshouse.attribute.perturb import occlusion as occlusion
 from glasshouse.attribute.random_masks import rise as rise
+from glasshouse.attribute.relevance.excitation import contrastive_excitation_backprop as contrastive_excitation_backprop
+from glasshouse.attribute.relevance.excitation import excitation_backprop as excitation_backprop
+from glasshouse.attribute.relevance.layerwise import Conservation as Conservation
+from glasshouse.attribute.relevance.layerwise import conservation as conservation
+from glasshouse.attribute.relevance.layerwise import lrp as lrp
 from glasshouse.attribute.superpixels import regions as regions
 from glasshouse.attribute.surrogates import lime as lime
 from glasshouse.attribute.tokens import token_occlusion as token_occlusion
