@@ -26,7 +26,7 @@ class Skips(nn.Module):
         x[:, 0] = 1.0
         y = self.layer(self.deep(skip))
         y += skip
-        y = F.relu(y, inplace=True) * gate + x[:, [1, 0, 2, 3]] + inputs.mean()
+        y = F.relu(y, inplace=True) * gate + x[:, [1, 0, 2, 3]] + inputs.mean((1, 2, 3), keepdim=True)
         return self.head(self.last(y).mean((2, 3)))
 
 
@@ -152,6 +152,103 @@ def test_another_number_of_images_is_an_error(net, images):
     suffix = cut(net, images, "layer")
     with pytest.raises(BadInput, match="Cut the model again"):
         suffix(suffix.activation[:1])
+
+
+ROWS = [torch.tensor(rows) for rows in ([2], [0, 0, 2], [1, 2, 0, 0, 1, 2, 2])]
+
+
+@pytest.mark.parametrize("index", ROWS, ids=len)
+@pytest.mark.parametrize("layer", ["stem", "layer", "last", "last.inner", "head", "layer.input"])
+def test_rows_are_the_rest_of_the_model_for_those_images(net, images, layer, index):
+    part = cut(net, images, layer).rows(index)
+    expected = cut(net, images[index], layer)
+    torch.testing.assert_close(part.output, net(images[index]))
+    torch.testing.assert_close(part.activation, expected.activation)
+    other = torch.randn(part.activation.shape, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(part(other), expected(other))
+
+
+class Tokens(nn.Module):
+    """Sizes computed from the batch: a class token for each image, windows folded into the batch, tokens in front."""
+
+    def __init__(self, minor: bool = False):
+        super().__init__()
+        self.minor = minor
+        self.patches, self.token = nn.Conv2d(3, 6, 2, stride=2), nn.Parameter(torch.ones(1, 1, 6))
+        self.units, self.windows = nn.Linear(6, 6), Counted(nn.Linear(6, 6))
+        self.sequence, self.head = nn.Linear(6, 6), nn.Linear(6, 4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        batch = images.shape[0]
+        x = self.patches(images).flatten(2).transpose(1, 2)
+        x = torch.cat([self.token.expand(batch, -1, -1), self.units(x)], 1)
+        first, grid = x[:, 0], x[:, 1:]
+        if self.minor:
+            y = grid.reshape(batch, 9, 7, 6).transpose(0, 1).reshape(9 * batch, 7, 6)
+            y = self.windows(y.tanh()) * y
+            y = y.view(9, batch, 7, 6).transpose(0, 1).reshape(batch, 63, 6)
+        else:
+            y = grid.reshape(9 * batch, 7, 6)
+            y = (self.windows(y.tanh()) * y).view(batch, 63, 6)
+        z = self.sequence(y.transpose(0, 1).contiguous())  # tokens, images, units
+        return self.head((z.exp() * y.transpose(0, 1)).mean(0) + first)
+
+
+@pytest.mark.parametrize("index", ROWS, ids=len)
+@pytest.mark.parametrize("n", [1, 3])
+@pytest.mark.parametrize("layer", ["patches", "units", "windows", "sequence", "head"])
+def test_rows_are_found_wherever_the_axis_of_images_is(images, layer, n, index):
+    net, images, index = Tokens().double(), images[:n].double(), index % n
+    suffix = cut(net, images, layer)
+    part = suffix.rows(index)
+    expected = cut(net, images[index], layer)
+    assert part.activation.shape == expected.activation.shape
+    other = torch.randn(part.activation.shape, dtype=torch.float64)
+    torch.testing.assert_close(part(other), expected(other))
+    again = suffix.rows(index.flip(0)).rows(torch.tensor([0]))
+    torch.testing.assert_close(again(again.activation), net(images[index[-1:]]))
+
+
+def test_rows_cost_nothing_before_the_layer_and_may_differ_from_run_to_run(images):
+    net = nn.Sequential(Counted(nn.Conv2d(3, 4, 3)), nn.Conv2d(4, 4, 3), nn.Conv2d(4, 2, 1), nn.Flatten())
+    suffix = cut(net, images, "1")
+    outputs = suffix.output.clone()
+    suffix.rows(ROWS[0])
+    with torch.no_grad():
+        net[0].inner.weight.fill_(torch.nan)
+    for index in ROWS:
+        part = suffix.rows(index)
+        torch.testing.assert_close(part(part.activation), outputs[index])
+
+
+def test_gradients_reach_the_rows(net, images):
+    index = torch.tensor([1, 1, 0])
+    part = cut(net, images, "layer").rows(index)
+    leaf = part.activation.clone().requires_grad_()
+    (found,) = torch.autograd.grad(part(leaf)[:, 3].sum(), leaf)
+    whole = cut(net, images[index], "layer")
+    leaf = whole.activation.clone().requires_grad_()
+    (expected,) = torch.autograd.grad(whole(leaf)[:, 3].sum(), leaf)
+    torch.testing.assert_close(found, expected)
+
+
+def test_rows_that_cannot_be_told_apart_are_an_error(images):
+    suffix = cut(Tokens(minor=True), images, "windows")
+    suffix.rows(torch.tensor([0, 1, 2]))
+    with pytest.raises(BadModel, match="cannot be cut at 'windows'"):
+        suffix.rows(torch.tensor([1, 0]))
+
+    class Counts(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer, self.head = nn.Conv2d(3, 2, 1), nn.Linear(2, 2)
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            inputs = inputs * 2 if len(inputs) > 1 else inputs + inputs
+            return self.head(self.layer(inputs).mean((2, 3)))
+
+    with pytest.raises(BadModel, match="depend on the number of images"):
+        cut(Counts(), images, "layer").rows(torch.tensor([1, 0]))
 
 
 def test_a_model_whose_answer_changes_each_time_cannot_be_cut(images):

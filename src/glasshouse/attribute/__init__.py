@@ -16,6 +16,16 @@ from glasshouse.attribute.comparison import compare as compare
 from glasshouse.attribute.differences import deep_lift as deep_lift
 from glasshouse.attribute.expected import expected_gradients as expected_gradients
 from glasshouse.attribute.games import kernel_shap as kernel_shap
+from glasshouse.attribute.gradient_cams import grad_cam as grad_cam
+from glasshouse.attribute.gradient_cams import grad_cam_elementwise as grad_cam_elementwise
+from glasshouse.attribute.gradient_cams import grad_cam_pp as grad_cam_pp
+from glasshouse.attribute.gradient_cams import guided_grad_cam as guided_grad_cam
+from glasshouse.attribute.gradient_cams import hires_cam as hires_cam
+from glasshouse.attribute.gradient_cams import layer_cam as layer_cam
+from glasshouse.attribute.gradient_cams import xgrad_cam as xgrad_cam
+from glasshouse.attribute.gradient_free_cams import ablation_cam as ablation_cam
+from glasshouse.attribute.gradient_free_cams import eigen_cam as eigen_cam
+from glasshouse.attribute.gradient_free_cams import score_cam as score_cam
 from glasshouse.attribute.gradients import input_x_gradient as input_x_gradient
 from glasshouse.attribute.gradients import integrated_gradients as integrated_gradients
 from glasshouse.attribute.gradients import saliency as saliency

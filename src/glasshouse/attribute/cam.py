@@ -1,4 +1,4 @@
-"""Class activation maps: a layer's units, summed with one weight per unit."""
+"""Class activation maps of networks that end in average pooling and one linear layer, where they are exact."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -6,22 +6,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from einops import einsum, reduce
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from glasshouse.core import (
-    BadModel,
-    Cost,
-    Images,
-    LayerMaps,
-    Reading,
-    Target,
-    geometry,
-    method,
-    probe,
-    select,
-    unit_maps,
-)
+from glasshouse.core import BadModel, Cost, Images, LayerMaps, Reading, Target, Units, method, select
 from glasshouse.core.field import views
 from glasshouse.core.gradient import gradient
 from glasshouse.core.layers import LayerGeometry, describe, learnt
@@ -30,37 +19,8 @@ from glasshouse.core.trace import Trace, plain_attention, tensors, written
 
 POOLINGS = ("adaptive_avg_pool2d", "avg_pool2d", "mean")
 RESHAPINGS = ("flatten", "reshape", "view", "squeeze", "dropout", "__getitem__", "contiguous")
-
-
-@method(
-    cost=lambda settings, shape: Cost(1, 1),
-    claims=("dummy", "implementation", "silent", "equivariant"),
-    paper="Selvaraju et al., ICCV 2017",
-)
-def grad_cam(
-    model: nn.Module,
-    inputs: Images,
-    target: Target = None,
-    *,
-    layer: str | None = None,
-    score: Reading = "logit",
-) -> LayerMaps:
-    """Units of a layer, weighted by how much each raises the target score.
-
-        L = relu(sum_k a_k A_k),   a_k = mean_ij dy / dA_k,ij
-
-    Selvaraju et al., "Grad-CAM", ICCV 2017, eqs. 1-2.
-
-    Args:
-        layer: usually the last one with positions (None takes it); earlier layers are sharper and noisier.
-    """
-    layer = geometry(model, inputs).usual() if layer is None else layer
-    units = unit_maps(model, inputs, layer)
-    with probe(model, layer) as seen:
-        y = select(model(inputs.requires_grad_()), target, score)
-    maps = units.maps(seen[layer])
-    weight = reduce(units.maps(gradient(y, seen[layer])), "n k i j -> n k", "mean")
-    return einsum(weight, maps, "n k, n k i j -> n i j").relu()
+UNIT_BY_UNIT = ("relu", "relu_", "relu6", "hardtanh", "leaky_relu", "silu", "hardswish", "gelu", "tanh", "dropout")
+"""Operations on one value at a time that leave 0 as it is, so that a unit that was silent before is so behind."""
 
 
 @method(
@@ -75,8 +35,49 @@ def cam(model: nn.Module, inputs: Images, target: Target = None, *, score: Readi
 
     Zhou et al., "Learning deep features for discriminative localization", CVPR 2016, eq. 2. Signed: no ReLU.
     """
-    head = learnt(model, inputs, pooled_head)
-    with torch.no_grad(), plain_attention(), Catch(head.pool, head.linear) as caught:
+    pooled = read_head(model, inputs, learnt(model, inputs, pooled_head))
+    leaf = torch.zeros_like(pooled.output, requires_grad=True)
+    share = gradient(select(pooled.output + leaf, target, score), leaf)
+    return einsum(share, pooled.weight, pooled.maps, "n c, c k, n k i j -> n i j")
+
+
+@dataclass(frozen=True)
+class PooledHead:
+    """Average pooling, then one linear layer: the numbers of the two operations, and how the pooled maps lie.
+
+    Args:
+        makers: layers with nothing but `UNIT_BY_UNIT` between them and the pooling, and the operation that makes
+            the output of each.
+    """
+
+    pool: int
+    linear: int
+    positions: LayerGeometry
+    makers: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Pooled:
+    """What a pooled head was given for some images, and what it made of it.
+
+    Args:
+        maps: what is averaged.
+        weight: of each class (c) for each unit.
+        layer: the output of the layer that was asked for.
+    """
+
+    maps: Units
+    weight: Float[Tensor, "c k"]
+    output: Float[Tensor, "n c"]
+    layer: Tensor | None = None
+
+
+def read_head(model: nn.Module, inputs: Images, head: PooledHead | None, layer: str | None = None) -> Pooled:
+    """Run the model once, and read the values at its head; a head that computes something else is an error."""
+    if head is None:
+        raise no_pooled_head(model)
+    made = None if layer is None else head.makers[layer]
+    with torch.no_grad(), plain_attention(), Catch(head.pool, head.linear, made=made) as caught:
         output = logits(model(inputs))
     _, weight, *bias = caught.given[head.linear]
     maps, weight = head.positions.maps(caught.given[head.pool][0]), weight.flatten(1)
@@ -85,22 +86,11 @@ def cam(model: nn.Module, inputs: Images, target: Target = None, *, score: Readi
     again = F.linear(reduce(maps, "n k i j -> n k", "mean"), weight, *bias)
     if not torch.allclose(again, output, rtol=1e-3, atol=1e-3 * float(output.abs().max())):
         raise no_pooled_head(model)
-    leaf = torch.zeros_like(output, requires_grad=True)
-    share = gradient(select(output + leaf, target, score), leaf)
-    return einsum(share, weight, maps, "n c, c k, n k i j -> n i j")
+    return Pooled(maps, weight, output, caught.output)
 
 
-@dataclass(frozen=True)
-class PooledHead:
-    """Average pooling, then one linear layer: the numbers of the two operations, and how the pooled maps lie."""
-
-    pool: int
-    linear: int
-    positions: LayerGeometry
-
-
-def pooled_head(model: nn.Module, trace: Trace) -> PooledHead:
-    """Find the head by walking back from the last operation; anything but reshaping on the way is an error."""
+def pooled_head(model: nn.Module, trace: Trace) -> PooledHead | None:
+    """Find the head by walking back from the last operation; None where more than reshaping is on the way."""
     makers = {value: number for number, op in enumerate(trace.ops) for value in op.outputs}
     number, linear = len(trace.ops) - 1, -1
     while number >= 0:
@@ -110,35 +100,53 @@ def pooled_head(model: nn.Module, trace: Trace) -> PooledHead:
             linear = number
         elif op.name in POOLINGS and linear >= 0 and (len(shape) == 2 or shape[-2:] == (1, 1)):
             pooled = op.inputs[0]
-            view = views(trace).get(pooled)
-            positions = describe("", "", view, trace.shapes[pooled], 1, trace)
-            if "k" in positions.axes and positions.axes != "nk":
-                return PooledHead(number, linear, positions)
-            break
+            positions = describe("", "", views(trace).get(pooled), trace.shapes[pooled], 1, trace)
+            known = "k" in positions.axes and positions.axes != "nk"
+            return PooledHead(number, linear, positions, feeders(trace, makers, pooled)) if known else None
         elif op.name not in RESHAPINGS:
-            break
+            return None
         number = makers.get(op.inputs[0], -1)
-    raise no_pooled_head(model)
+    return None
+
+
+def feeders(trace: Trace, makers: dict[int, int], value: int) -> dict[str, int]:
+    """Layers that give out `value`, or what becomes it unit by unit, and the operations that make their outputs."""
+    found: dict[int, int] = {}
+    while value in makers:
+        found[value] = makers[value]
+        op = trace.ops[makers[value]]
+        if op.name not in UNIT_BY_UNIT:
+            break
+        value = op.inputs[0]
+    last = {name: runs[0].outputs[:1] for name, runs in trace.calls.items() if len(runs) == 1}
+    return {name: found[made[0]] for name, made in last.items() if made and made[0] in found}
 
 
 def no_pooled_head(model: nn.Module) -> BadModel:
     return BadModel(
         f"{type(model).__name__} does not end in average pooling and one linear layer, which CAM needs.",
-        "Use grad_cam, which equals it where both exist.",
+        "Use grad_cam, which equals it where both exist, or hires_cam for its signed values.",
     )
 
 
 class Catch(TorchFunctionMode):
-    """Keeps the tensors that some operations of a forward pass are given, by their numbers in its record."""
+    """Keeps the tensors that some operations of a forward pass are given, by their numbers in its record.
 
-    def __init__(self, *numbers: int):
+    Args:
+        made: the operation whose output is kept too, as it is before anything writes into it.
+    """
+
+    def __init__(self, *numbers: int, made: int | None = None):
         super().__init__()
-        self.numbers, self.done, self.given = numbers, 0, dict[int, list[Tensor]]()
+        self.numbers, self.made, self.done = numbers, made, 0
+        self.given, self.output = dict[int, list[Tensor]](), None
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        if written(func.__name__, args, out):
+        if new := written(func.__name__, args, out):
             if self.done in self.numbers:
                 self.given[self.done] = tensors((args, kwargs))
+            if self.done == self.made:
+                self.output = new[0].clone()
             self.done += 1
         return out

@@ -1,0 +1,30 @@
+"""Grad-CAM with the gradient averaged where each unit is active."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import skimage.data
+import torch
+from PIL import Image
+
+from glasshouse import attribute, report, zoo
+from glasshouse.report.picture import to_image
+
+model = zoo.load("efficientnet_lite0")
+cat, cup = skimage.data.chelsea()[:225], skimage.data.coffee()[60:285, 75:526]
+images = model.preprocess(Image.fromarray(np.vstack([cat, cup])))
+
+# --8<-- [start:call]
+of_cat = attribute.xgrad_cam(model, images, model.index("tiger cat"), layer="blocks.6.0.expand")
+of_cup = attribute.xgrad_cam(model, images, model.index("espresso"), layer="blocks.6.0.expand")
+
+print(of_cat)
+print(of_cat.native.min())  # signed: below 0 is evidence against the class
+# --8<-- [end:call]
+
+folder = Path(os.environ.get("GLASSHOUSE_FIGURES", "figures"))
+folder.mkdir(parents=True, exist_ok=True)
+pixels = model.preprocess.pixels(images)
+figure = torch.cat([pixels, report.overlay(pixels, of_cat), report.overlay(pixels, of_cup)], 3)
+to_image(figure[0]).quantize().save(folder / "xgrad_cam.png", optimize=True)
