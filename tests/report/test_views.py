@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from glasshouse import attribute, report
+from glasshouse import attribute, report, zoo
 from glasshouse.core import BadInput, LayerNotFound, Model, NotFound, NothingMatched
+from glasshouse.report.views import first_look
 
 
 def test_each_map_is_what_the_method_gives_for_that_photograph_alone(model, photos, views):
@@ -97,3 +98,13 @@ def test_a_method_whose_settings_do_not_fit_small_images_is_noted_too(model, pho
     assert "does not cover an image of 24×24" in view.skipped["occlusion"]
     with pytest.raises(LayerNotFound, match="no layer 'nowhere'"):
         report.explain(model, photos[1], methods=["saliency", "grad_cam"], layer="nowhere")
+
+
+def test_a_first_look_takes_one_method_of_each_kind_that_suits_the_network():
+    cnn, vit = zoo.load("creatures_cnn"), zoo.load("creatures_vit")
+    photo = torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(0))
+    assert first_look(cnn, cnn.preprocess([photo])) == report.QUICK
+    (view,) = report.explain(vit, photo, tier="none")
+    assert not view.skipped
+    assert view.explanations[0].method == "attention_relevance"
+    assert len(view.explanations) == 6

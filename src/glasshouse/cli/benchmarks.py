@@ -18,8 +18,11 @@ SMALL: dict[str, dict[str, Any]] = {
     "rise": {"n_masks": 1000},
     "lime": {"n_samples": 500},
     "kernel_shap": {"n_samples": 500},
-    "meaningful_perturbation": {"mask_stride": 4, "jitter": 2},
-    "extremal_perturbation": {"areas": (0.05, 0.1, 0.2), "n_steps": 200, "step": 3, "sigma": 9.0},
+    "meaningful_perturbation": {"n_steps": 100},
+    "extremal_perturbation": {
+        **{"areas": (0.05, 0.15), "n_steps": 100, "learning_rate": 0.08},
+        **{"step": 3, "sigma": 9, "perturbation": "fade"},
+    },
 }
 """Settings for scenes of 64 pixels, where the papers' are for photographs of 224."""
 

@@ -60,7 +60,7 @@ def explain_photos(
             views = report.explain(
                 loaded,
                 files,
-                methods=method or report.QUICK,
+                methods=method or None,
                 target=target or None,
                 layer=layer,
                 tier=card,  # type: ignore[arg-type] - checked above

@@ -18,16 +18,21 @@ from glasshouse.core import (
     Images,
     Info,
     Model,
+    NothingMatched,
     Noun,
     Progress,
     borrow,
     find_method,
 )
+from glasshouse.core.attention import token_layout
 from glasshouse.core.photo import Photo
 from glasshouse.core.target import logits
 
-QUICK = ("grad_cam", "integrated_gradients", "smooth", "occlusion", "saliency", "guided_backprop")
+QUICK = ("grad_cam", "occlusion", "lrp", "integrated_gradients", "smooth", "guided_backprop")
 """The methods of a first look: one of each kind, quick enough for a laptop."""
+
+QUICK_ON_TOKENS = ("attention_relevance", "occlusion", "lrp", "integrated_gradients", "grad_cam", "token_occlusion")
+"""The same for Vision Transformers."""
 
 Tier: TypeAlias = Literal["auto", "none", "free", "lite", "standard"]
 Class: TypeAlias = int | str
@@ -62,7 +67,7 @@ def explain(
     model: Model,
     photos: Photo | Sequence[Photo],
     *,
-    methods: Sequence[str] = QUICK,
+    methods: Sequence[str] | None = None,
     target: Class | Sequence[Class] | None = None,
     layer: str | None = None,
     tier: Tier = "auto",
@@ -73,6 +78,7 @@ def explain(
     """Every method on every photograph, with its card. A method that the network does not suit is noted, not fatal.
 
     Args:
+        methods: names of `list_methods("attribute.*")`; None takes one of each kind that suits the network.
         target: number or name of the class to explain, or several; None explains each photograph's top class.
         layer: for the methods that look at one; None is the usual layer.
         tier: how much to spend on the card; "none" leaves it out.
@@ -85,7 +91,7 @@ def explain(
 def views(
     model: Model,
     photos: Photo | Sequence[Photo],
-    methods: Sequence[str],
+    methods: Sequence[str] | None,
     target: Class | Sequence[Class] | None,
     layer: str | None,
     tier: Tier,
@@ -94,15 +100,16 @@ def views(
     progress: Progress | None,
 ) -> Iterator[View]:
     """`explain`, one photograph after the other. All names and photographs are checked before anything runs."""
-    if not methods:
+    if methods is not None and not methods:
         raise BadInput("no method was named.", f"Try {', '.join(QUICK[:3])}.")
-    infos = [find_method(name, "attribute") for name in dict.fromkeys(methods)]
+    infos = [find_method(name, "attribute") for name in dict.fromkeys(methods or ())]
     listed = [target] if target is None or isinstance(target, int | str) else list(target)
     aims = list(dict.fromkeys(None if name is None else model.index(name) for name in listed))
     named = [photos] if isinstance(photos, str | Path) or not isinstance(photos, Sequence) else list(photos)
     device = next((p.device for p in model.module.parameters()), torch.device("cpu"))
     inputs = [model.preprocess([photo]).to(device) for photo in named]
     given = {"layer": layer, "seed": seed, "chunk": chunk}
+    infos = infos or [find_method(name, "attribute") for name in first_look(model, inputs[0])]
     for number, (photo, images) in enumerate(zip(named, inputs, strict=True)):
         start = time.perf_counter()
         top = predictions(model, images)
@@ -112,6 +119,16 @@ def views(
         name = str(photo) if isinstance(photo, str | Path) else f"photo {number + 1}"
         pixels = model.preprocess.pixels(images).cpu()
         yield View(name, pixels, top, found, skipped, round(time.perf_counter() - start, 3))
+
+
+def first_look(model: Model, images: Images) -> tuple[str, ...]:
+    """The methods that are asked where none is named."""
+    try:
+        with borrow(model, images) as network:
+            token_layout(network, images)
+    except (NothingMatched, BadModel):
+        return QUICK
+    return QUICK_ON_TOKENS
 
 
 def predictions(model: Model, images: Images, n: int = 5) -> tuple[tuple[int, str, float], ...]:
