@@ -12,12 +12,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
+from conformance.architectures import Attentive
 from glasshouse import attribute  # noqa: F401 - fills the registry
 from glasshouse.core import Cost, find_method, list_methods
 from glasshouse.core.trace import plain_attention
 
 SIZE = 32
-METHODS = [name for name in list_methods("attribute.*") if find_method(name).maps]
+METHODS = [name for name in list_methods("attribute.*") if (info := find_method(name)).maps and info.cost]
 HEAVY = ("torchvision", "timm", "transformers", "matplotlib", "ray", "fastapi", "sklearn", "scipy.stats")
 NOT_IMPORTED = (*HEAVY, "torch._dynamo", "rich")
 
@@ -42,10 +43,13 @@ class Counted(nn.Module):
         self.conv, self.relu = nn.Conv2d(8, 8, 3, padding=1), nn.ReLU()
         self.last, self.pool, self.head = nn.Conv2d(8, 8, 3, padding=1), nn.AdaptiveAvgPool2d(1), nn.Linear(8, 4)
 
-    def forward(self, inputs: Tensor) -> Tensor:
+    def scores(self, inputs: Tensor) -> Tensor:
         x = self.relu(self.norm(self.stem(inputs)))
         x = self.relu(self.last(self.relu(self.conv(x))))
-        out = self.head(self.pool(x).flatten(1))
+        return self.head(self.pool(x).flatten(1))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        out = self.scores(inputs)
         self.passes.forward += len(inputs)
         if out.requires_grad:
             out.register_hook(self.count)
@@ -76,11 +80,22 @@ def watched(run: Callable[[], Any]) -> Watch:
     return watch
 
 
+class CountedTokens(Counted):
+    """The same with attention."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = Attentive(classes=4)
+
+    def scores(self, inputs: Tensor) -> Tensor:
+        return self.inner(inputs)
+
+
 @pytest.fixture
-def net() -> Counted:
+def net(name: str) -> Counted:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
-        return Counted().eval()
+        return (CountedTokens if find_method(name).needs == "attention" else Counted)().eval()
 
 
 def photos(n: int) -> Tensor:
@@ -110,16 +125,34 @@ def test_a_method_makes_the_passes_that_it_declares(name: str, net: Counted):
     assert (net.passes.forward, net.passes.backward) == (cost.forward * len(images), cost.backward * len(images))
 
 
+MORE = {
+    "attention_relevance": 1.9,  # the way back through attention leads to both factors of each product
+    "attention_rollout": 1.3,
+    "eigen_cam": 1.1,  # products of the layer with itself
+    "lrp": 1.7,  # z-plus runs each convolution once more, on positive weights
+}
+"""Methods that need more arithmetic than plain passes, and how much."""
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_a_method_computes_no_more_than_its_passes_need(name: str, net: Counted):
     # A backward pass to the images alone costs what a forward pass does; gradients of weights would double it.
     images = photos(2)
     run, cost = ready(name, net, images)
     allowed = (cost.forward + cost.backward) * watched(lambda: net(images)).operations
-    assert 0 < watched(run).operations <= 1.02 * allowed
+    assert 0 < watched(run).operations <= MORE.get(name.partition(".")[2], 1.02) * allowed
 
 
 MANY = {
+    "deep_lift": ({"baselines": torch.zeros(2, 1, 1, 1, 1)}, {"baselines": torch.zeros(20, 1, 1, 1, 1)}),
+    "expected_gradients": ({"n_samples": 16}, {"n_samples": 160}),
+    "extremal_perturbation": ({"n_steps": 3}, {"n_steps": 12}),
+    "score_cam": ({"top_k": 2}, {"top_k": 8}),
+    "kernel_shap": ({"n_samples": 32}, {"n_samples": 320}),
+    "lime": ({"n_samples": 16}, {"n_samples": 160}),
+    "rise": ({"n_masks": 16}, {"n_masks": 160}),
+    "meaningful_perturbation": ({"n_steps": 4}, {"n_steps": 40}),
+    "spatial_attribution": ({"path": "ig", "n_steps": 16}, {"path": "ig", "n_steps": 160}),
     "integrated_gradients": ({"n_steps": 16}, {"n_steps": 160}),
     "smooth": ({"n_samples": 16}, {"n_samples": 160}),
     "occlusion": (
@@ -138,7 +171,7 @@ def test_no_tensor_grows_with_the_number_of_passes(name: str, net: Counted):
     run, cost = ready(name, net, photos(2), **few, **chunk)
     more, more_cost = ready(name, net, photos(2), **many, **chunk)
     assert bool(many) == (more_cost.forward > cost.forward), "say in MANY how to make few and many passes"
-    assert many or cost.forward + cost.backward <= 2
+    assert many or cost.forward + cost.backward <= 4
     one_chunk = watched(lambda: net(photos(8))).largest
     assert watched(more).largest <= 1.01 * max(watched(run).largest, one_chunk)
 

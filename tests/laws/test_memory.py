@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from conformance.architectures import Attentive
 from glasshouse import attribute
 from glasshouse.core import Aim, Info, OutOfMemory, find_method, list_methods
 
@@ -13,17 +14,21 @@ METHODS = [info for name in list_methods("attribute.*") if (info := find_method(
 class Tight(nn.Module):
     """A classifier in whose memory only so many images fit."""
 
-    def __init__(self, most: int):
+    def __init__(self, most: int, needs: str = ""):
         super().__init__()
         self.most = most
-        self.net = nn.Sequential(
-            nn.Conv2d(3, 6, 3, padding=1),
-            nn.ReLU(),
-            nn.Conv2d(6, 8, 3, padding=1),
-            nn.ReLU(),
-            nn.AdaptiveAvgPool2d(1),
-            nn.Flatten(),
-            nn.Linear(8, 4),
+        self.net = (
+            Attentive(classes=4)
+            if needs == "attention"
+            else nn.Sequential(
+                nn.Conv2d(3, 6, 3, padding=1),
+                nn.ReLU(),
+                nn.Conv2d(6, 8, 3, padding=1),
+                nn.ReLU(),
+                nn.AdaptiveAvgPool2d(1),
+                nn.Flatten(),
+                nn.Linear(8, 4),
+            )
         )
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -32,10 +37,10 @@ class Tight(nn.Module):
         return self.net(inputs)
 
 
-def tight(most: int) -> Tight:
+def tight(most: int, needs: str = "") -> Tight:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
-        return Tight(most).eval()
+        return Tight(most, needs).eval()
 
 
 @pytest.fixture
@@ -46,8 +51,8 @@ def images() -> Tensor:
 @pytest.mark.parametrize("target", [None, 2, [3, 0, 1]], ids=["top", "one", "each"])
 @pytest.mark.parametrize("info", METHODS, ids=lambda info: info.short)
 def test_a_method_that_runs_out_of_memory_takes_smaller_parts(info: Info, images: Tensor, target):
-    plenty = info.function(tight(1000), images, target, **info.example)
-    little = info.function(tight(1), images, target, **info.example)
+    plenty = info.function(tight(1000, info.needs), images, target, **info.example)
+    little = info.function(tight(1, info.needs), images, target, **info.example)
     torch.testing.assert_close(little.heatmap, plenty.heatmap, rtol=1e-4, atol=1e-4 * float(plenty.heatmap.abs().max()))
     torch.testing.assert_close(little.score, plenty.score)
     assert little.target == plenty.target
