@@ -11,10 +11,12 @@ from glasshouse.attribute.blocks import group_attribution as group_attribution
 from glasshouse.attribute.blocks import linear_approximation as linear_approximation
 from glasshouse.attribute.blocks import spatial_attribution as spatial_attribution
 from glasshouse.attribute.cam import cam as cam
+from glasshouse.attribute.channel_masks import channel_extremal_perturbation as channel_extremal_perturbation
 from glasshouse.attribute.comparison import Comparison as Comparison
 from glasshouse.attribute.comparison import compare as compare
 from glasshouse.attribute.differences import deep_lift as deep_lift
 from glasshouse.attribute.expected import expected_gradients as expected_gradients
+from glasshouse.attribute.extremal import extremal_perturbation as extremal_perturbation
 from glasshouse.attribute.games import kernel_shap as kernel_shap
 from glasshouse.attribute.gradient_cams import grad_cam as grad_cam
 from glasshouse.attribute.gradient_cams import grad_cam_elementwise as grad_cam_elementwise
@@ -37,6 +39,7 @@ from glasshouse.attribute.relevance.excitation import excitation_backprop as exc
 from glasshouse.attribute.relevance.layerwise import Conservation as Conservation
 from glasshouse.attribute.relevance.layerwise import conservation as conservation
 from glasshouse.attribute.relevance.layerwise import lrp as lrp
+from glasshouse.attribute.sufficient import smallest_area as smallest_area
 from glasshouse.attribute.superpixels import regions as regions
 from glasshouse.attribute.surrogates import lime as lime
 from glasshouse.attribute.tokens import token_occlusion as token_occlusion
