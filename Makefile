@@ -12,7 +12,8 @@ WORKERS ?= 2
 demo: $(VENV)/.demo ## explain a real classifier's decisions on real photographs, and write a report
 	$(BIN)/glasshouse demo --out $(OUT)
 
-test: $(VENV)/.dev ## the full suite, with real weights and photographs
+test: $(VENV)/.dev ## the full suite, with real weights and photographs, beside the peers that can be installed
+	-@$(MAKE) --no-print-directory $(VENV)/.peers
 	$(BIN)/python scripts/fetch_real.py $(DATA)
 	GLASSHOUSE_REAL_DATA=$(abspath $(DATA)) GLASSHOUSE_REQUIRE_REAL=1 OMP_NUM_THREADS=1 \
 		$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal

@@ -4,6 +4,7 @@ import json
 import platform
 import subprocess
 import sys
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -17,7 +18,7 @@ from benchmarks.rows import IMPORTS, QUICK, THOROUGH, measure, measure_import
 from benchmarks.table import compare, show
 
 SCHEMA = 1
-PEERS = ("torch", "torchvision", "timm", "captum", "grad-cam")
+PEERS = ("torch", "torchvision", "timm", "captum", "grad-cam", "torchcam", "torchray", "zennit")
 
 
 def main(
@@ -25,15 +26,17 @@ def main(
     only: Annotated[str, typer.Option(help="Rows that match, such as 'saliency/*' or 'import/*'.")] = "*",
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the run to this file.")] = None,
     compare_file: Annotated[Path | None, typer.Option("--compare", help="An older run; say what got slower.")] = None,
+    rounds: Annotated[int | None, typer.Option(min=1, help="So many per row, instead of 5 and at least 20 s.")] = None,
     threads: Annotated[int, typer.Option(help="Of torch.")] = 2,
 ) -> None:
-    """Speed beside Captum and pytorch-grad-cam, and beside what the network's passes allow, as ratios.
+    """Speed beside peers, and beside what the network's passes allow, as ratios.
 
     Exit code 1 where answers disagree, or something got slower than in the older run.
     """
     older = json.loads(compare_file.read_text()) if compare_file else None
     torch.set_num_threads(threads)
     effort = QUICK if quick else THOROUGH
+    effort = effort if rounds is None else replace(effort, rounds=rounds, seconds=0.0)
     work = [(case.name, measure, case) for case in CASES]
     work += [(f"import/{name}", measure_import, name) for name in IMPORTS]
     rows: list[dict[str, Any]] = []

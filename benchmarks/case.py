@@ -62,5 +62,6 @@ class Case:
             return self.cost(settings, shape)
         info = find_method(self.method)
         defaults = {name: value.default for name, value in info.parameters.parameters.items()}
-        assert info.cost is not None
-        return info.cost({**defaults, **settings}, shape)
+        cost = info.price({**defaults, **settings}, shape)
+        assert cost is not None, f"say what {self.method} costs"
+        return cost

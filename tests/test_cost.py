@@ -147,6 +147,7 @@ MANY = {
     "deep_lift": ({"baselines": torch.zeros(2, 1, 1, 1, 1)}, {"baselines": torch.zeros(20, 1, 1, 1, 1)}),
     "expected_gradients": ({"n_samples": 16}, {"n_samples": 160}),
     "extremal_perturbation": ({"n_steps": 3}, {"n_steps": 12}),
+    "smallest_area": ({"n_steps": 2}, {"n_steps": 20}),
     "score_cam": ({"top_k": 2}, {"top_k": 8}),
     "kernel_shap": ({"n_samples": 32}, {"n_samples": 320}),
     "lime": ({"n_samples": 16}, {"n_samples": 160}),

@@ -5,6 +5,26 @@ network's own passes allow.
 """
 
 from benchmarks.case import Case
-from benchmarks.cases import basics
+from benchmarks.cases import (
+    basics,
+    cams,
+    differences,
+    extremal,
+    meaningful,
+    occlusion,
+    relevance,
+    sampling,
+    transformers,
+)
 
-CASES: tuple[Case, ...] = basics.CASES
+CASES: tuple[Case, ...] = (
+    *basics.CASES,
+    *cams.CASES,
+    *differences.CASES,
+    *relevance.CASES,
+    *occlusion.CASES,
+    *sampling.CASES,
+    *meaningful.CASES,
+    *extremal.CASES,
+    *transformers.CASES,
+)

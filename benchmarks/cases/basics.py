@@ -1,4 +1,4 @@
-"""Gradients, backward rules, Grad-CAM and occlusion beside their peers; rendering, exemplars and the card alone."""
+"""Gradients, backward rules and Grad-CAM beside their peers; rendering, exemplars and the card alone."""
 
 import copy
 from collections.abc import Callable
@@ -49,16 +49,6 @@ def smooth(model: nn.Module, images: Tensor, settings: Settings) -> Sides:
         return other.attribute(images, target=TARGET, abs=False, stdevs=sigma * width, **batches)
 
     return Sides(lambda: own(n, 0.15), lambda: theirs(n, 0.15), lambda: (own(2, 0.0), theirs(2, 1e-9)))
-
-
-def occlusion(model: nn.Module, images: Tensor, settings: Settings) -> Sides:
-    other = peer("captum.attr").Occlusion(copy.deepcopy(model))
-    window, stride = settings["sliding_window_shapes"], settings["strides"]
-    shapes = {"sliding_window_shapes": (3, window, window), "strides": (3, stride, stride)}
-    return Sides(
-        lambda: attribute.occlusion(model, images, TARGET, score="logit", **settings).native,
-        lambda: other.attribute(images, target=TARGET, perturbations_per_eval=16, **shapes)[:, :1],
-    )
 
 
 def grad_cam(model: nn.Module, images: Tensor, settings: Settings) -> Sides:
@@ -151,16 +141,6 @@ CASES: tuple[Case, ...] = (
     Case("grad_cam", "resnet18", 16, "captum", grad_cam, faster=1.2, **CAM),
     Case("grad_cam", "resnet18", 1, "captum", grad_cam, **{**CAM, "share": None}, faster=0.95),
     Case("grad_cam", "resnet18", 16, "pytorch-grad-cam", grad_cam_of_its_own_library, faster=3.0, **CAM),
-    Case(
-        "occlusion",
-        "resnet18",
-        1,
-        "captum",
-        occlusion,
-        settings={"sliding_window_shapes": 32, "strides": 16},
-        limit_batch=16,
-        faster=2.5,
-    ),
     Case("render", "resnet18", 1, "", render, settings={"steps": 16}, quick={"steps": 4}),
     Case("exemplars", "resnet18", 48, "", exemplars, cost=one_pass, limit_batch=16),
     Case("card", "resnet18", 2, "", card, cost=lambda settings, shape: Cost(18), limit_batch=16),

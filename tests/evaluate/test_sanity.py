@@ -185,3 +185,10 @@ def test_wrong_settings_are_refused(cnn, images):
         evaluate.randomise_parameters(cnn, images, explanation, n_draws=0)
     with pytest.raises(BadInput, match="out of range"):
         evaluate.class_sensitivity(cnn, images, explanation, other=9)
+
+
+def test_a_method_whose_cost_only_the_network_knows_has_a_card_all_the_same(cnn, images):
+    explanation = attribute.score_cam(cnn, images, 1)
+    card = evaluate.card(cnn, images, explanation, tier="standard")
+    assert card.scores["srg"].valid.all()
+    assert attribute.compare(cnn, images, ["score_cam"], [1])["score_cam"][0].target == (1, 1, 1)

@@ -37,7 +37,7 @@ def averaged(of: str | Callable[..., Explanation]) -> Info:
 def passes(settings: Mapping[str, Any], shape: Sequence[int]) -> Cost:
     """Of an average: those of the method itself, once per sample."""
     info, n = averaged(settings["of"]), settings["n_samples"]
-    once = info.cost(info.defaults, shape) if info.cost else Cost(1, 1)
+    once = info.price(info.defaults, shape) or Cost(1, 1)
     return Cost(n * once.forward, n * once.backward)
 
 

@@ -167,7 +167,7 @@ def ask(
 
 def work(info: Info, options: Mapping[str, Any], images: Tensor) -> int:
     """Passes of the network that one target of a method takes; 1 where it does not declare them."""
-    cost = info.cost(options, tuple(images.shape)) if info.cost else None
+    cost = info.price(options, tuple(images.shape))
     return max(1, round(cost.forward + cost.backward)) if cost else 1
 
 

@@ -197,6 +197,7 @@ def grad_cam_elementwise(
 
 
 @method(
+    reduction="max_abs",
     cost=lambda settings, shape: Cost(2, 2),
     claims=("dummy", "implementation", "silent"),
     warning="its fine detail is that of guided backprop, which is the same for every class; "

@@ -1,7 +1,6 @@
 """Class activation maps without gradients: weights from masked images, from ablated units, or from the maps alone."""
 
 from collections.abc import Callable, Mapping, Sequence
-from math import nan
 from typing import Any, TypeAlias
 
 import torch
@@ -37,9 +36,9 @@ from glasshouse.core.mask import blend
 LOGITS = 1024  # rows of class scores at a time, about as large as one image
 
 
-def masked_passes(settings: Mapping[str, Any], shape: Sequence[int]) -> Cost:
+def masked_passes(settings: Mapping[str, Any], shape: Sequence[int]) -> Cost | None:
     """Of Score-CAM: the clean image and one masked image per unit; how many units there are only the model knows."""
-    return Cost(nan if settings["top_k"] is None else 1 + settings["top_k"])
+    return None if settings["top_k"] is None else Cost(1 + settings["top_k"])
 
 
 @method(

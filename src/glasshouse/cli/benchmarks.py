@@ -19,6 +19,14 @@ SMALL: dict[str, dict[str, Any]] = {
     "lime": {"n_samples": 500},
     "kernel_shap": {"n_samples": 500},
     "meaningful_perturbation": {"n_steps": 100},
+    "smallest_area": {
+        "n_rounds": 3,
+        "n_steps": 100,
+        "learning_rate": 0.08,
+        "step": 3,
+        "sigma": 9,
+        "perturbation": "fade",
+    },
     "extremal_perturbation": {
         **{"areas": (0.05, 0.15), "n_steps": 100, "learning_rate": 0.08},
         **{"step": 3, "sigma": 9, "perturbation": "fade"},

@@ -39,8 +39,9 @@ class Cost(NamedTuple):
     backward: float = 0.0
 
 
-CostOf: TypeAlias = Callable[[Mapping[str, Any], Sequence[int]], Cost]
-"""From the settings of a call and the shape `n c h w` of its images to what one image costs."""
+CostOf: TypeAlias = Callable[[Mapping[str, Any], Sequence[int]], Cost | None]
+"""From the settings of a call and the shape `n c h w` of its images to what one image costs; None where that depends
+on the network."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,10 @@ class Info:
     @property
     def parameters(self) -> Signature:
         return signature(self.function)
+
+    def price(self, settings: Mapping[str, Any], shape: Sequence[int]) -> Cost | None:
+        """What one image costs under these settings; None where nobody can tell beforehand."""
+        return self.cost(settings, shape) if self.cost else None
 
     @property
     def defaults(self) -> dict[str, Any]:

@@ -57,7 +57,7 @@ def is_text(annotation: str, value: str) -> bool:
 def price(explanation: Explanation, images: Images) -> Cost | None:
     """What the explanation of one image cost; None where the method does not say."""
     info = known_method(explanation)
-    return info.cost(explanation.settings, images.shape) if info and info.cost else None
+    return info.price(explanation.settings, images.shape) if info else None
 
 
 def passes(explanation: Explanation, images: Images, runs: int) -> tuple[int, int]:

@@ -156,7 +156,11 @@ class Benchmark(Noun):
         ]
         for name in self.ranking():
             tracks = self.scores[name]
-            cells = [f"{tracks[t].mean:.2f} ± {tracks[t].error:.2f}" if t in tracks else "–" for t in TRACKS]
+            known = [t in tracks and bool(tracks[t].valid.any()) for t in TRACKS]
+            cells = [
+                f"{tracks[t].mean:.2f} ± {tracks[t].error:.2f}" if there else "–"
+                for t, there in zip(TRACKS, known, strict=True)
+            ]
             note = "control" if name in CONTROLS else ", ".join(self.flags(name))
             shown = name if name in CONTROLS else f"`{name}`"
             lines.append(f"| {shown} | {' | '.join(cells)} | {note} |")
