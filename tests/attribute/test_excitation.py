@@ -146,6 +146,10 @@ def test_a_layer_above_the_classifier_has_no_contrast():
     )
     with pytest.raises(NothingMatched, match="layer '3' does not lie below the last weighted sum"):
         attribute.contrastive_excitation_backprop(net.eval(), pictures(1), 0, layer="3")
+    for conv in (net[0], net[2]):
+        nn.init.constant_(conv.weight, 0.1)  # so that something is active, and both classes differ
+        nn.init.constant_(conv.bias, 1.0)
+    nn.init.constant_(net[2].weight[1], 0.0)
     found = attribute.contrastive_excitation_backprop(net.eval(), pictures(1), 0, layer="1").native
     assert found.any()
 
