@@ -59,6 +59,6 @@ def forward_and_backward(settings: Settings, shape: tuple[int, ...]) -> Cost:
 CASES: tuple[Case, ...] = (
     Case("lrp", "resnet18", 8, "zennit", lrp, agreement=0.999, faster=1.8, share=0.5),
     Case("lrp", "resnet18", 1, "zennit", lrp, agreement=0.999, faster=1.3),
-    Case("excitation_backprop", "resnet18", 16, "torchray", excitation_backprop, cost=forward_and_backward, faster=1.0),
+    Case("excitation_backprop", "resnet18", 16, "torchray", excitation_backprop, cost=forward_and_backward, faster=1.2),
     Case("contrastive_excitation_backprop", "resnet18", 16, "torchray", contrastive_excitation_backprop, faster=1.2),
 )
