@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from conformance.architectures import build, pictures
 from conformance.transformers_zoo import EVERY, PREFIX, grid_of, size_of, vit
 from glasshouse.core import BadModel, NothingMatched
-from glasshouse.core.attention import attention_maps, token_entry, token_layout, weigh
+from glasshouse.core.attention import attention_maps, dot_product_attention, token_entry, token_layout
 
 pytestmark = pytest.mark.usefixtures("timm")
 
@@ -119,7 +119,7 @@ def test_attention_written_out_is_the_fused_operation(options):
     t = 5 if "is_causal" in options else 7
     query, key, value = normal(2, 3, 5, 4), normal(2, 3, t, 4, seed=1), normal(2, 3, t, 6, seed=2)
     expected = F.scaled_dot_product_attention(query, key, value, **options)
-    torch.testing.assert_close(weigh(query, key, value, **options), expected)
+    torch.testing.assert_close(dot_product_attention(query, key, value, **options), expected)
 
 
 class Twice(nn.Module):
@@ -152,21 +152,29 @@ def test_nothing_is_left_behind():
     assert torch.backends.mha.get_fastpath_enabled()
 
 
-@pytest.mark.parametrize("options", [{"kdim": 3, "vdim": 3}, {"add_bias_kv": True}, {"add_zero_attn": True}], ids=str)
-def test_attention_that_cannot_be_written_out_is_refused(options):
+@pytest.mark.parametrize(
+    "options", [{}, {"kdim": 3, "vdim": 3}, {"add_bias_kv": True}, {"add_zero_attn": True}, {"bias": False}], ids=str
+)
+@pytest.mark.parametrize("masked", [False, True])
+def test_every_form_of_torchs_attention_gives_what_it_gives_otherwise(options, masked):
     layer = nn.MultiheadAttention(4, 2, **options).eval()
-    tokens, others = torch.ones(3, 1, 4), torch.ones(3, 1, options.get("kdim", 4))
-    with pytest.raises(BadModel, match="is not supported"), attention_maps(layer):
-        layer(tokens, others, others)
+    draws = torch.Generator().manual_seed(0)
+    tokens, others = (torch.randn(3, 2, width, generator=draws) for width in (4, options.get("kdim", 4)))
+    mask = torch.tensor([[False, True, False], [False, False, False]]) if masked else None
+    expected, weights = layer(tokens, others, others, key_padding_mask=mask, average_attn_weights=False)
+    with attention_maps(layer) as maps:
+        out, _ = layer(tokens, others, others, key_padding_mask=mask)
+    torch.testing.assert_close(out, expected)
+    torch.testing.assert_close(maps[""], weights)
 
 
-def test_heads_that_share_keys_and_masked_tokens_are_refused():
-    q, k = torch.ones(1, 4, 3, 2), torch.ones(1, 2, 3, 2)
-    with pytest.raises(BadModel, match="grouped queries"), attention_maps(nn.Identity()):
-        F.scaled_dot_product_attention(q, k, k, enable_gqa=True)
-    layer = nn.MultiheadAttention(4, 2).eval()
-    with pytest.raises(BadModel, match="masks"), attention_maps(layer):
-        layer(*[torch.ones(3, 1, 4)] * 3, key_padding_mask=torch.zeros(1, 3, dtype=torch.bool))
+def test_heads_that_share_keys_are_written_out_too():
+    draws = torch.Generator().manual_seed(0)
+    q, k = torch.randn(1, 4, 3, 2, generator=draws), torch.randn(1, 2, 3, 2, generator=draws)
+    expected = F.scaled_dot_product_attention(q, k, k, enable_gqa=True)
+    with attention_maps(nn.Identity()) as maps:
+        torch.testing.assert_close(F.scaled_dot_product_attention(q, k, k, enable_gqa=True), expected)
+    assert maps[""].shape == (1, 4, 3, 3)
 
 
 def test_the_tokens_of_the_image_are_found(name):

@@ -7,11 +7,12 @@ all give the same maps, whoever wrote the network.
 from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
+from types import FunctionType
 from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
@@ -25,60 +26,43 @@ Attention: TypeAlias = Float[Tensor, "n heads q t"]
 """How much each query token takes from each token; every row sums to 1."""
 
 
-def weigh(
-    query: Float[Tensor, "*n q d"],
-    key: Float[Tensor, "*m t d"],
-    value: Float[Tensor, "*m t e"],
+def dot_product_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
     attn_mask: Tensor | None = None,
     dropout_p: float = 0.0,
     is_causal: bool = False,
     scale: float | None = None,
     enable_gqa: bool = False,
-) -> Float[Tensor, "*n q e"]:
-    """`F.scaled_dot_product_attention`, operation by operation and without dropout."""
+) -> Tensor:
+    """`scaled_dot_product_attention` in the operations that it is made of."""
     if enable_gqa:
-        raise BadModel("this network's heads share keys (grouped queries), which is not supported.")
-    scores = query @ key.transpose(-2, -1) * (query.shape[-1] ** -0.5 if scale is None else scale)
+        times = query.shape[-3] // key.shape[-3]
+        key, value = key.repeat_interleave(times, -3), value.repeat_interleave(times, -3)
+    scores = torch.matmul(query, key.transpose(-2, -1)) * (query.shape[-1] ** -0.5 if scale is None else scale)
     if is_causal:
         attn_mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
     if attn_mask is not None and attn_mask.dtype == torch.bool:
-        scores = scores.masked_fill(~attn_mask, -torch.inf)
+        scores = scores.masked_fill(~attn_mask, float("-inf"))
     elif attn_mask is not None:
         scores = scores + attn_mask
-    return scores.softmax(-1) @ value
+    return torch.matmul(torch.softmax(scores, -1), value)
 
 
-def project_and_weigh(
-    query: Float[Tensor, "q n d"],
-    key: Float[Tensor, "t n _"],
-    value: Float[Tensor, "t n _"],
-    embed_dim_to_check: int,
-    num_heads: int,
-    in_proj_weight: Tensor | None,
-    in_proj_bias: Tensor | None,
-    bias_k: Tensor | None,
-    bias_v: Tensor | None,
-    add_zero_attn: bool,
-    dropout_p: float,
-    out_proj_weight: Tensor,
-    out_proj_bias: Tensor | None,
-    **options: Any,
-) -> tuple[Float[Tensor, "q n d"], None]:
-    """`F.multi_head_attention_forward`, operation by operation, as far as vision transformers use it."""
-    masks = options.get("attn_mask"), options.get("key_padding_mask")
-    if in_proj_weight is None or bias_k is not None or add_zero_attn or any(mask is not None for mask in masks):
-        raise BadModel("nn.MultiheadAttention with masks, added keys or separate projections is not supported.")
-    biases = (None, None, None) if in_proj_bias is None else in_proj_bias.chunk(3)
-    q, k, v = (
-        rearrange(F.linear(tokens, weight, bias), "t n (m d) -> n m t d", m=num_heads)
-        for tokens, weight, bias in zip((query, key, value), in_proj_weight.chunk(3), biases, strict=True)
-    )
-    return F.linear(rearrange(weigh(q, k, v), "n m q d -> q n (m d)"), out_proj_weight, out_proj_bias), None
+multi_head_attention = FunctionType(
+    F.multi_head_attention_forward.__code__,
+    {**vars(F), "has_torch_function": lambda _: False},
+    "multi_head_attention",
+    F.multi_head_attention_forward.__defaults__,
+    F.multi_head_attention_forward.__closure__,
+)
+"""torch's own function, except that it does not ask whether somebody overrides it: so its operations can be seen."""
 
 
 WRITTEN_OUT: dict[str, Callable[..., Any]] = {
-    "scaled_dot_product_attention": weigh,
-    "multi_head_attention_forward": project_and_weigh,
+    "scaled_dot_product_attention": dot_product_attention,
+    "multi_head_attention_forward": partial(multi_head_attention, need_weights=False),
 }
 """Fused operations by name, and what computes the same with a softmax that can be seen."""
 
@@ -106,6 +90,7 @@ class Keep(TorchFunctionMode):
     ) -> Any:
         kwargs, name = kwargs or {}, func.__name__
         if name in WRITTEN_OUT:
+            kwargs = {key: value for key, value in kwargs.items() if key != "need_weights"}
             with self:
                 return WRITTEN_OUT[name](*args, **kwargs)
         out = func(*args, **kwargs)

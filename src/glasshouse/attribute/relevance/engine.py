@@ -17,17 +17,9 @@ from glasshouse.attribute.relevance.ledger import Entry, Ledger, total
 from glasshouse.attribute.relevance.policy import Policy
 from glasshouse.attribute.relevance.rules import Rule, Share, Shares
 from glasshouse.attribute.relevance.sums import Weighted, book, divide, kept_back, shared, taken_apart
+from glasshouse.core.attention import dot_product_attention, multi_head_attention
 from glasshouse.core.errors import BadModel
-from glasshouse.core.flow import (
-    Flow,
-    Operation,
-    attention,
-    is_signal,
-    multi_head_attention,
-    note_of,
-    rewired,
-    vector_jacobian,
-)
+from glasshouse.core.flow import Flow, Operation, is_signal, note_of, rewired, vector_jacobian
 from glasshouse.core.rewrites import Same
 
 
@@ -283,7 +275,7 @@ class Relevance(Flow):
     def attention(self, operation: Operation, signals: tuple[Tensor, ...]) -> Any:
         args, kwargs = operation.arguments(signals)
         with self:
-            return attention(*args, **kwargs)
+            return dot_product_attention(*args, **kwargs)
 
     def multi_head_attention(self, operation: Operation, signals: tuple[Tensor, ...]) -> Any:
         args, kwargs = operation.arguments(signals)
