@@ -5,31 +5,22 @@ the order of the shards, whoever made them and whenever, so an engine is only a 
 shard numbers.
 """
 
-import json
-import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias, TypeVar, cast, runtime_checkable
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 from torch.utils.data import default_collate  # pyright: ignore[reportUnknownVariableType]
 
-from glasshouse.core.errors import BadInput, Interrupted
+from glasshouse.core.chunks import is_out_of_memory
+from glasshouse.core.errors import BadInput, Interrupted, OutOfMemory
+from glasshouse.core.fingerprints import fingerprint_data, names_of
+from glasshouse.core.partials import Partial, claim, file_of, read_partial, write_partial
 from glasshouse.core.stats import Stat
 from glasshouse.core.types import Progress
-
-Engine: TypeAlias = Callable[[Callable[[int], None], Sequence[int]], None]
-"""Calls a function once with each of some numbers, in any order, and returns when all are done.
-
-The function may be called from several threads. With `into`, the numbers may also be divided over
-processes that each call `sweep`, as long as none returns before all are done.
-"""
 
 
 @runtime_checkable
@@ -45,14 +36,6 @@ class Data(Protocol):
 
 
 S = TypeVar("S", bound=Stat | Mapping[str, Stat])
-
-
-@dataclass(frozen=True)
-class _Partial:
-    """What one shard adds: the states of all statistics, and the items left out with the reason."""
-
-    tensors: dict[str, Tensor]
-    skipped: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -73,6 +56,40 @@ class _Pass:
 
     def span(self, shard: int) -> range:
         return range(len(self.data))[shard * self.shard_size : (shard + 1) * self.shard_size]
+
+
+@dataclass(frozen=True)
+class Work:
+    """What an engine is handed: called with the number of a shard, it does that shard.
+
+    It may be called from several threads. With `into`, a folder that all see, it may also be pickled and called in
+    other processes; such a copy tells nobody of its progress, so the engine says `finished` here.
+    """
+
+    plan: _Pass
+    into: Path | None = None
+    mark: str = ""
+    keep: Callable[[int, Partial], None] | None = None
+    tick: Callable[[int, int], None] | None = None
+
+    def __call__(self, shard: int) -> None:
+        partial = _scan(self.plan, shard, self.tick)
+        if self.into:
+            write_partial(self.into, shard, self.mark, partial)
+        elif self.keep:
+            self.keep(shard, partial)
+
+    def finished(self, shard: int) -> None:
+        """Count the progress of a shard that another process did."""
+        if self.tick:
+            self.tick(shard, len(self.plan.span(shard)))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Work, (self.plan, self.into, self.mark)
+
+
+Engine: TypeAlias = Callable[[Work, Sequence[int]], None]
+"""Calls the work once with each of some numbers, in any order, and returns when all are done."""
 
 
 def serial(work: Callable[[int], None], shards: Sequence[int]) -> None:
@@ -102,8 +119,10 @@ def sweep(
 
     Args:
         into: folder for the partial results. A pass that was killed goes on from there, and loses at most
-            the shards that were being worked on.
+            the shards that were being worked on. Several machines may fill one folder, or copy their files
+            into one.
         key: whatever else the answer depends on (model, layer, preprocessing); a folder serves one key.
+        engine: who does the shards: `serial`, or one of `glasshouse.core.engines`, which need `into`.
         progress: called with (items done, items in all) after every batch.
         on_skip: called with id and reason for each item that cannot be read, when the pass is over; without
             it, such an item is an error. Reasons are kept with the partial results.
@@ -113,12 +132,13 @@ def sweep(
     if batch_size < 1 or shard_size < 1:
         raise BadInput(f"batch_size={batch_size} and shard_size={shard_size} must be 1 or more.")
     stats: Mapping[str, Stat] = stat if isinstance(stat, Mapping) else {"": stat}
-    plan = _Pass(step, data, _names(data), stats, batch_size, shard_size, on_skip is not None)
-    finished = _open(into, plan, key) if into else set[int]()
+    plan = _Pass(step, data, names_of(data), stats, batch_size, shard_size, on_skip is not None)
+    mark = claim(into, _settings(plan, key)) if into else ""
+    finished = {shard for shard in range(plan.n_shards) if into and (into / file_of(shard)).exists()}
     done = {shard: len(plan.span(shard)) for shard in finished}
     result = {name: one.fresh() for name, one in stats.items()}
     skipped: dict[str, str] = {}
-    waiting: dict[int, _Partial] = {}
+    waiting: dict[int, Partial] = {}
     lock, merged = threading.Lock(), 0
 
     def tick(shard: int, n_items: int) -> None:
@@ -127,12 +147,8 @@ def sweep(
             if progress:
                 progress(sum(done.values()), len(data))
 
-    def work(shard: int) -> None:
+    def keep(shard: int, partial: Partial) -> None:
         nonlocal merged
-        partial = _scan(plan, shard, tick)
-        if into:
-            _write(into / _file(shard), _pack(partial))
-            return
         with lock:
             waiting[shard] = partial
             while merged in waiting:
@@ -141,27 +157,27 @@ def sweep(
 
     if progress and done:
         progress(sum(done.values()), len(data))
-    engine(work, [shard for shard in range(plan.n_shards) if shard not in finished])
+    engine(Work(plan, into, mark, keep, tick), [shard for shard in range(plan.n_shards) if shard not in finished])
     if into:
         for shard in range(plan.n_shards):
-            _merge(result, skipped, _read(into / _file(shard)))
+            _merge(result, skipped, read_partial(into, shard, mark))
     elif merged < plan.n_shards:
         raise Interrupted(f"the engine came back without shard {merged} of {plan.n_shards}.")
     _report(skipped, len(data), on_skip)
     return cast(S, result if isinstance(stat, Mapping) else result[""])
 
 
-def _names(data: Data) -> Sequence[Any]:
-    ids: Any = getattr(data, "ids", None)
-    names: Any = ids() if callable(ids) else ids
-    if names is None:
-        return range(len(data))
-    if len(names) != len(data):
-        raise BadInput(f"the dataset has {len(data)} items and {len(names)} ids.", "Give one id per item.")
-    return names
+def _settings(plan: _Pass, key: str) -> dict[str, Any]:
+    """What tells this pass from others, in plain values."""
+    whole = {"key": key, "n_items": len(plan.data), "ids": fingerprint_data(plan.data)}
+    sizes = {"batch_size": plan.batch_size, "shard_size": plan.shard_size}
+    stats = {
+        f"stat {name}".strip(): {"class": type(stat).__name__, **stat.settings()} for name, stat in plan.stats.items()
+    }
+    return whole | sizes | stats
 
 
-def _scan(plan: _Pass, shard: int, tick: Callable[[int, int], None]) -> _Partial:
+def _scan(plan: _Pass, shard: int, tick: Callable[[int, int], None] | None) -> Partial:
     """One shard, from empty statistics."""
     parts = {name: stat.fresh() for name, stat in plan.stats.items()}
     skipped: dict[str, str] = {}
@@ -181,10 +197,24 @@ def _scan(plan: _Pass, shard: int, tick: Callable[[int, int], None]) -> _Partial
                         "Mend or remove it, or pass on_skip= to leave such items out.",
                     ) from error
         if items:
-            _update(parts, plan.step(_stack(items, plan), torch.tensor(list(items))))
-        tick(shard, start + len(indices))
+            _update(parts, _stepped(plan, items))
+        if tick:
+            tick(shard, start + len(indices))
     tensors = {f"{name}/{field}": x for name, part in parts.items() for field, x in part.state().items()}
-    return _Partial(tensors, skipped)
+    return Partial(tensors, skipped)
+
+
+def _stepped(plan: _Pass, items: Mapping[int, Any]) -> Any:
+    """What the step gives. Its batch stays as it is where memory runs out: another one could change the last bits."""
+    try:
+        return plan.step(_stack(items, plan), torch.tensor(list(items)))
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise OutOfMemory(
+            f"a batch of {len(items)} does not fit into memory.",
+            f"Pass batch_size={max(1, len(items) // 2)}; with into=, that is another pass, in a folder of its own.",
+        ) from error
 
 
 def _stack(items: Mapping[int, Any], plan: _Pass) -> Any:
@@ -214,7 +244,7 @@ def _update(parts: Mapping[str, Stat], answer: Any) -> None:
         parts[name].update(*arguments)
 
 
-def _merge(result: Mapping[str, Stat], skipped: dict[str, str], partial: _Partial) -> None:
+def _merge(result: Mapping[str, Stat], skipped: dict[str, str], partial: Partial) -> None:
     for name, stat in result.items():
         paths = (path.rpartition("/") for path in partial.tensors)
         part = stat.fresh()
@@ -233,63 +263,3 @@ def _report(skipped: Mapping[str, str], n_items: int, on_skip: Callable[[str, st
     for name, reason in skipped.items():
         if on_skip:
             on_skip(name, reason)
-
-
-def _file(shard: int) -> str:
-    return f"shard-{shard:06d}.safetensors"
-
-
-def _open(into: Path, plan: _Pass, key: str) -> set[int]:
-    """The shards that are finished in this folder, which must belong to this very pass."""
-    into.mkdir(parents=True, exist_ok=True)
-    mark, now = into / "sweep.json", _fingerprint(plan, key)
-    if not mark.exists():
-        _write(mark, json.dumps(now, indent=2).encode())
-    then = json.loads(mark.read_text())
-    for name in [*now, *then]:
-        was, new = then.get(name), now.get(name)
-        if was != new:
-            raise BadInput(
-                f"'{into}' holds results of another pass: {name} was {was!r} there, and is {new!r} here.",
-                "Use another folder, delete this one, or go back to the old value.",
-            )
-    return {shard for shard in range(plan.n_shards) if (into / _file(shard)).exists()}
-
-
-def _fingerprint(plan: _Pass, key: str) -> dict[str, Any]:
-    ids = sha256("\0".join(str(name) for name in plan.names).encode()).hexdigest()
-    whole = {"format": 1, "key": key, "n_items": len(plan.data), "ids": ids}
-    sizes = {"batch_size": plan.batch_size, "shard_size": plan.shard_size}
-    stats = {
-        f"stat {name}".strip(): {"class": type(stat).__name__, **stat.settings()} for name, stat in plan.stats.items()
-    }
-    return json.loads(json.dumps(whole | sizes | stats))
-
-
-def _pack(partial: _Partial) -> bytes:
-    tensors = {name: x.contiguous() for name, x in partial.tensors.items()}
-    return save(tensors, {"skipped": json.dumps(partial.skipped)})
-
-
-def _read(path: Path) -> _Partial:
-    if not path.exists():
-        raise Interrupted(f"the engine came back without '{path}'.", "Run the pass again: it goes on from here.")
-    try:
-        with cast(Any, safe_open)(path, "pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            return _Partial(tensors, json.loads(file.metadata()["skipped"]))
-    except SafetensorError as error:
-        raise BadInput(f"'{path}' is damaged: {error}.", "Delete it and run the pass again.") from error
-
-
-def _write(path: Path, content: bytes) -> None:
-    """The whole file or none of it, whenever the machine stops."""
-    part = path.with_name(f"{path.name}.tmp-{os.getpid()}-{threading.get_ident()}")
-    try:
-        with part.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
