@@ -17,6 +17,7 @@ from glasshouse.core.stats import (
     Quantiles,
     Sample,
     TopK,
+    TopMaps,
     UpperTail,
 )
 from glasshouse.core.stats.hashing import scramble
@@ -369,3 +370,22 @@ def test_nan_is_an_error_in_every_statistic_of_values(stat: Moments | Quantiles 
 def test_a_size_that_holds_nothing_is_an_error(make: Callable[[], object]):
     with pytest.raises(BadInput, match="is too small"):
         make()
+
+
+def test_the_maps_of_the_strongest_values_stay_with_them():
+    seed = torch.Generator().manual_seed(0)
+    maps = torch.rand(30, 4, 3, 2, generator=seed)
+    peak = maps.flatten(2).max(2)
+    halves: list[TopMaps] = []
+    for rows in (torch.arange(0, 30, 2), torch.arange(1, 30, 2)):
+        part = TopMaps(5)
+        for batch in rows.split(4):
+            part.update(peak.values[batch], batch, peak.indices[batch], maps[batch])
+        halves.append(part)
+    halves[0].merge(halves[1])
+    again = TopMaps(5)
+    again.load(halves[0].state())
+    for unit in range(4):
+        best = peak.values[:, unit].topk(5).indices
+        assert torch.equal(again.ids[unit], best)
+        assert torch.equal(again.maps[unit], maps[best, unit])

@@ -9,3 +9,4 @@ from glasshouse.core.stats.quantiles import Quantiles as Quantiles
 from glasshouse.core.stats.quantiles import UpperTail as UpperTail
 from glasshouse.core.stats.topk import Sample as Sample
 from glasshouse.core.stats.topk import TopK as TopK
+from glasshouse.core.stats.topk import TopMaps as TopMaps

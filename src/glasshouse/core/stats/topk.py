@@ -1,5 +1,6 @@
 """Which images excite a unit most, and a fair sample of all images to compare them with."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -44,32 +45,60 @@ class TopK(Counted):
         """
         reject_nan(values, ids)
         part = self.fresh()
-        part._keep(in_single(values).T, repeat(ids.long(), "n -> k n", k=values.shape[1]), positions.long().T)
+        part._keep([in_single(values).T, repeat(ids.long(), "n -> k n", k=values.shape[1]), positions.long().T])
         self.merge(part)
 
-    def _keep(self, values: Tensor, ids: Tensor, positions: Tensor) -> None:
-        self.values, self.ids, self.positions = self._best(values, ids, positions)
+    def _rows(self) -> list[Tensor]:
+        """All that is kept of each unit, the keys of its order first."""
+        return [getattr(self, name) for name in self._counted()]
 
-    def _best(self, values: Tensor, ids: Tensor, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _keep(self, rows: Sequence[Tensor]) -> None:
+        for name, kept in zip(self._counted(), self._best(rows), strict=True):
+            setattr(self, name, kept)
+
+    def _best(self, rows: Sequence[Tensor]) -> list[Tensor]:
         # Stable sorts from the last key to the first order by all three.
+        values, ids, positions = rows[:3]
         order = positions.sort(dim=1, stable=True).indices
         order = order.gather(1, ids.gather(1, order).sort(dim=1, stable=True).indices)
         by_value = values.gather(1, order).sort(dim=1, stable=True, descending=self.largest).indices
         order = order.gather(1, by_value)[:, : self.n_kept]
-        return values.gather(1, order), ids.gather(1, order), positions.gather(1, order)
+        unit = torch.arange(len(order), device=order.device)[:, None]
+        return [row[unit, order] for row in rows]
 
     def _join(self, other: "TopK") -> None:
-        ours, theirs = (self.values, self.ids, self.positions), (other.values, other.ids, other.positions)
+        ours, theirs = self._rows(), other._rows()
         if self.values.shape[1] < self.n_kept or not other.values.shape[1]:
-            self._keep(*(torch.cat(pair, 1) for pair in zip(ours, theirs, strict=True)))
+            self._keep([torch.cat(pair, 1) for pair in zip(ours, theirs, strict=True)])
             return
         # Late in a pass few units see a new best: only those are sorted again.
         best, worst = other.values[:, 0], self.values[:, -1]
         units = (best >= worst if self.largest else best <= worst).nonzero().squeeze(1)
         pairs = zip(ours, theirs, strict=True)
-        kept = self._best(*(torch.cat([our[units], their[units]], 1) for our, their in pairs))
-        for our, new in zip(ours, kept, strict=True):
+        for our, new in zip(ours, self._best([torch.cat([o[units], t[units]], 1) for o, t in pairs]), strict=True):
             our[units] = new
+
+
+@dataclass(eq=False, repr=False)
+class TopMaps(TopK):
+    """The same with the whole map of each value."""
+
+    maps: Float[Tensor, "k top i j"] = field(init=False, default_factory=lambda: torch.zeros(0, 0, 0, 0))
+
+    def update(  # type: ignore[override] - a batch has maps as well
+        self,
+        values: Float[Tensor, "n k"],
+        ids: Int[Tensor, " n"],
+        positions: Int[Tensor, "n k"],
+        maps: Float[Tensor, "n k i j"],
+    ) -> None:
+        """As for `TopK`, with the map that each value was read from."""
+        reject_nan(values, ids)
+        part = self.fresh()
+        units = values.shape[1]
+        rows = [in_single(values).T, repeat(ids.long(), "n -> k n", k=units), positions.long().T]
+        part._keep([*rows, in_single(maps).transpose(0, 1)])
+        self.merge(part)
 
 
 @dataclass(eq=False, repr=False)
