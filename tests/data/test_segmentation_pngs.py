@@ -15,7 +15,6 @@ from glasshouse.data.segmentation_pngs import (
     encode_labels,
     read_labels,
     read_pixels,
-    resize_labels,
     write_labels,
 )
 
@@ -98,15 +97,6 @@ def test_a_file_that_claims_to_be_huge_is_refused_before_it_is_decoded(tmp_path:
     (tmp_path / "map.png").write_bytes(content)
     with pytest.raises(BadImage, match="has 2147483647 x 2147483647 px"):
         read_labels(tmp_path / "map.png", (2, 2))
-
-
-@given(st.tuples(*[st.integers(1, 9)] * 4))
-def test_resizing_takes_the_label_at_each_pixels_centre(sides: tuple[int, int, int, int]):
-    h, w, i, j = sides
-    planes = torch.arange(2 * h * w).view(2, h, w)
-    seen = resize_labels(planes, (i, j))
-    rows, columns = (np.floor((np.arange(n) + 0.5) * m / n).astype(int) for n, m in ((i, h), (j, w)))
-    assert np.array_equal(seen.numpy(), planes.numpy()[:, rows][:, :, columns])
 
 
 def test_pixels_are_read_as_they_are_and_checked_for_size(tmp_path: Path):

@@ -1,5 +1,7 @@
 """Data: rendered scenes whose truth is known, and the data sets that people bring."""
 
+from glasshouse.core.labelled import Label as Label
+from glasshouse.core.labelled import Labelled as Labelled
 from glasshouse.data import glass as glass
 from glasshouse.data.directories import Folder as Folder
 from glasshouse.data.directories import FolderCheck as FolderCheck
@@ -8,6 +10,11 @@ from glasshouse.data.idx import IdxImages as IdxImages
 from glasshouse.data.idx import fashion_mnist as fashion_mnist
 from glasshouse.data.idx import idx_images as idx_images
 from glasshouse.data.idx import read_idx as read_idx
+from glasshouse.data.labelling import LabelledData as LabelledData
+from glasshouse.data.labelling import SegmentedData as SegmentedData
+from glasshouse.data.labelling import inputs as inputs
+from glasshouse.data.labelling import segmented as segmented
+from glasshouse.data.labelling import with_labels as with_labels
 from glasshouse.data.listing import Entry as Entry
 from glasshouse.data.scene_files import check_set as check_set
 from glasshouse.data.scene_files import labelled as labelled
@@ -18,7 +25,6 @@ from glasshouse.data.segmentation_check import check_broden as check_broden
 from glasshouse.data.segmentation_export import LabelledImage as LabelledImage
 from glasshouse.data.segmentation_export import export_broden as export_broden
 from glasshouse.data.segmentation_folders import labelled_images as labelled_images
-from glasshouse.data.segmentation_labels import Label as Label
 from glasshouse.data.segmentation_labels import Problem as Problem
 from glasshouse.data.segmentations import Broden as Broden
 from glasshouse.data.segmentations import broden as broden

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from glasshouse.core.errors import BadImage, BadInput, nearest
 from glasshouse.core.image import resize
+from glasshouse.core.labelled import resize_labels
 from glasshouse.core.photo import BROKEN, find_photos
 from glasshouse.data.segmentation_export import LabelledImage
-from glasshouse.data.segmentation_pngs import read_pixels, resize_labels
+from glasshouse.data.segmentation_pngs import read_pixels
 
 
 def labelled_images(

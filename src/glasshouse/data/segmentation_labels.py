@@ -9,6 +9,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from glasshouse.core.errors import BadInput
+from glasshouse.core.labelled import Label
 from glasshouse.core.result import Noun
 
 
@@ -39,27 +40,6 @@ Complain: TypeAlias = Callable[[Problem], None]
 def refuse(problem: Problem) -> None:
     """Raise the first problem that is met."""
     raise BadInput(f"{problem!r}.", "Mend it; check_broden(path) lists all there is to mend.")
-
-
-@dataclass(frozen=True)
-class Label:
-    """Something that is marked in images.
-
-    Args:
-        number: what stands for it in label maps, 1 or more; numbers may have gaps.
-        name: colours end in `-c` and scenes in `-s`, as they do on disk.
-        category: the one, among those that were loaded, in which the label covers most.
-        frequency: number of images it appears in, counted once for each category.
-        coverage: sum over all images of the share of pixels that it covers.
-        synonyms: other names for it.
-    """
-
-    number: int
-    name: str
-    category: str
-    frequency: int
-    coverage: float
-    synonyms: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, Integer, Shaped, UInt8
+from jaxtyping import Float, Int, Integer, UInt8
 from PIL import Image
 from torch import Tensor
 
@@ -34,14 +34,6 @@ def encode_labels(numbers: Integer[Tensor, "h w"]) -> UInt8[Tensor, "h w 3"]:
 def decode_labels(pixels: UInt8[Tensor, "h w 3"]) -> Int[Tensor, "h w"]:
     """Label numbers from red and green; the inverse of `encode_labels`."""
     return pixels[..., 0].long() + 256 * pixels[..., 1].long()
-
-
-def resize_labels(planes: Shaped[Tensor, "*m h w"], size: tuple[int, int]) -> Shaped[Tensor, "*m i j"]:
-    """Nearest neighbour, pixel centres at half integers: each pixel takes the label that lies at its centre."""
-    rows, columns = (
-        (2 * torch.arange(new) + 1) * old // (2 * new) for old, new in zip(planes.shape[-2:], size, strict=True)
-    )
-    return planes[..., rows[:, None], columns]
 
 
 def write_labels(numbers: Integer[Tensor, "h w"], path: Path, *, compress_level: int = 6) -> None:

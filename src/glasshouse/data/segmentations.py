@@ -16,8 +16,9 @@ from torch import Tensor
 
 from glasshouse.core.errors import BadInput, NotFound, not_found
 from glasshouse.core.image import resize
-from glasshouse.data.segmentation_labels import Codes, Label, Problem, Record, refuse
-from glasshouse.data.segmentation_pngs import read_labels, read_pixels, resize_labels
+from glasshouse.core.labelled import Label, resize_labels
+from glasshouse.data.segmentation_labels import Codes, Problem, Record, refuse
+from glasshouse.data.segmentation_pngs import read_labels, read_pixels
 from glasshouse.data.segmentation_tables import choose, read_records, read_tables
 
 
