@@ -3,3 +3,13 @@
 from glasshouse.dissect.activity import Exemplars as Exemplars
 from glasshouse.dissect.activity import Picks as Picks
 from glasshouse.dissect.activity import exemplars as exemplars
+from glasshouse.dissect.detection import units as units
+from glasshouse.dissect.dissection import Dissection as Dissection
+from glasshouse.dissect.rotations import Rotations as Rotations
+from glasshouse.dissect.rotations import rotation as rotation
+from glasshouse.dissect.rotations import rotation_test as rotation_test
+from glasshouse.dissect.stored import Activations as Activations
+from glasshouse.dissect.stored import activations as activations
+from glasshouse.dissect.tally import Best as Best
+from glasshouse.dissect.tally import Tally as Tally
+from glasshouse.dissect.tally import read_tally as read_tally
