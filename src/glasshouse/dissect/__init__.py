@@ -1,8 +1,12 @@
 """What single units of a network respond to."""
 
+from glasshouse.dissect.ablation import ablate_units as ablate_units
 from glasshouse.dissect.activity import Exemplars as Exemplars
 from glasshouse.dissect.activity import Picks as Picks
 from glasshouse.dissect.activity import exemplars as exemplars
+from glasshouse.dissect.damage import Ablation as Ablation
+from glasshouse.dissect.damage import Correlation as Correlation
+from glasshouse.dissect.damage import Traits as Traits
 from glasshouse.dissect.detection import units as units
 from glasshouse.dissect.dissection import Dissection as Dissection
 from glasshouse.dissect.rotations import Rotations as Rotations
