@@ -5,6 +5,7 @@ from glasshouse.dissect.activity import Exemplars as Exemplars
 from glasshouse.dissect.activity import Picks as Picks
 from glasshouse.dissect.activity import exemplars as exemplars
 from glasshouse.dissect.codes import SparseDictionary as SparseDictionary
+from glasshouse.dissect.combinations import net2vec as net2vec
 from glasshouse.dissect.damage import Ablation as Ablation
 from glasshouse.dissect.damage import Correlation as Correlation
 from glasshouse.dissect.damage import Traits as Traits
@@ -13,8 +14,13 @@ from glasshouse.dissect.dictionary import SemanticDictionary as SemanticDictiona
 from glasshouse.dissect.dictionary import Word as Word
 from glasshouse.dissect.dictionary import semantic_dictionary as semantic_dictionary
 from glasshouse.dissect.dissection import Dissection as Dissection
+from glasshouse.dissect.empirical import ReceptiveFields as ReceptiveFields
+from glasshouse.dissect.empirical import receptive_fields as receptive_fields
 from glasshouse.dissect.factors import NeuronGroups as NeuronGroups
 from glasshouse.dissect.factors import neuron_groups as neuron_groups
+from glasshouse.dissect.formulas import CompositionalLabels as CompositionalLabels
+from glasshouse.dissect.formulas import compositional_labels as compositional_labels
+from glasshouse.dissect.readouts import Net2Vec as Net2Vec
 from glasshouse.dissect.rotations import Rotations as Rotations
 from glasshouse.dissect.rotations import rotation as rotation
 from glasshouse.dissect.rotations import rotation_test as rotation_test
