@@ -24,6 +24,9 @@ from glasshouse.dissect.readouts import Net2Vec as Net2Vec
 from glasshouse.dissect.rotations import Rotations as Rotations
 from glasshouse.dissect.rotations import rotation as rotation
 from glasshouse.dissect.rotations import rotation_test as rotation_test
+from glasshouse.dissect.scanning import Scan as Scan
+from glasshouse.dissect.scanning import scan as scan
+from glasshouse.dissect.selectivity import Selectivity as Selectivity
 from glasshouse.dissect.sparse import sparse_dictionary as sparse_dictionary
 from glasshouse.dissect.stored import Activations as Activations
 from glasshouse.dissect.stored import activations as activations
