@@ -4,6 +4,8 @@ from glasshouse.dissect.ablation import ablate_units as ablate_units
 from glasshouse.dissect.activity import Exemplars as Exemplars
 from glasshouse.dissect.activity import Picks as Picks
 from glasshouse.dissect.activity import exemplars as exemplars
+from glasshouse.dissect.basis import Decomposition as Decomposition
+from glasshouse.dissect.basis import decompose as decompose
 from glasshouse.dissect.codes import SparseDictionary as SparseDictionary
 from glasshouse.dissect.combinations import net2vec as net2vec
 from glasshouse.dissect.damage import Ablation as Ablation
@@ -13,6 +15,8 @@ from glasshouse.dissect.detection import units as units
 from glasshouse.dissect.dictionary import SemanticDictionary as SemanticDictionary
 from glasshouse.dissect.dictionary import Word as Word
 from glasshouse.dissect.dictionary import semantic_dictionary as semantic_dictionary
+from glasshouse.dissect.directions import ConceptVectors as ConceptVectors
+from glasshouse.dissect.directions import concept_vectors as concept_vectors
 from glasshouse.dissect.dissection import Dissection as Dissection
 from glasshouse.dissect.empirical import ReceptiveFields as ReceptiveFields
 from glasshouse.dissect.empirical import receptive_fields as receptive_fields
@@ -27,6 +31,9 @@ from glasshouse.dissect.rotations import rotation_test as rotation_test
 from glasshouse.dissect.scanning import Scan as Scan
 from glasshouse.dissect.scanning import scan as scan
 from glasshouse.dissect.selectivity import Selectivity as Selectivity
+from glasshouse.dissect.sensitivity import Tcav as Tcav
+from glasshouse.dissect.sensitivity import tcav as tcav
+from glasshouse.dissect.shares import ConceptSplit as ConceptSplit
 from glasshouse.dissect.sparse import sparse_dictionary as sparse_dictionary
 from glasshouse.dissect.stored import Activations as Activations
 from glasshouse.dissect.stored import activations as activations

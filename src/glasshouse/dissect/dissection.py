@@ -92,13 +92,8 @@ class Dissection(Noun):
     @cached_property
     def tally(self) -> Tally:
         """The best concept of each category for each unit, as published tables list them."""
-        return Tally(
-            layer=self.layer,
-            units=self.units,
-            categories=self.categories,
-            best=tuple(tuple(self._best_in(row, category) for category in self.categories) for row in range(self._n)),
-            min_iou=self.min_iou,
-        )
+        columns = [self._best_in(category) for category in self.categories]
+        return Tally(self.layer, self.units, self.categories, tuple(zip(*columns, strict=True)), self.min_iou)
 
     @cached_property
     def best(self) -> Int[Tensor, " u"]:
@@ -193,14 +188,16 @@ class Dissection(Noun):
         place = self._place(torch.arange(len(self.labels)))
         return shared.double() / (area[:, place] + truth - shared).double().clamp(min=1)
 
-    def _best_in(self, row: int, category: str) -> Best | None:
-        columns = [place for place, label in enumerate(self.labels) if label.category == category]
-        if not columns:
-            return None
-        column = columns[int(self.iou[row, columns].argmax())]
-        place = int(self._place(torch.tensor([column])))
-        numbers = self.truth.sum(0)[column], self.area.sum(0)[row, place], self.shared.sum(0)[row, column]
-        return Best(self.labels[column].name, *(int(number) for number in numbers))
+    def _best_in(self, category: str) -> list[Best | None]:
+        """Each unit's best concept of one category."""
+        columns = torch.tensor([c for c, label in enumerate(self.labels) if label.category == category])
+        if not len(columns):
+            return [None] * self._n
+        rows, best = torch.arange(self._n), columns[self.iou[:, columns].argmax(1)]
+        shared, area, truth = (part.sum(0) for part in (self.shared, self.area, self.truth))
+        counts = truth[best], area[rows, self._place(best)], shared[rows, best]
+        names = [self.labels[column].name for column in best.tolist()]
+        return [Best(name, *numbers) for name, *numbers in zip(names, *(x.tolist() for x in counts), strict=True)]
 
 
 def _entropy(p: Tensor) -> Tensor:
