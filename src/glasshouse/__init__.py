@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from glasshouse.core import list_methods as list_methods
     from glasshouse.core import method as method
     from glasshouse.core import probe as probe
+    from glasshouse.study import Study as Study
 
 FOLDERS = ("attribute", "data", "diagnose", "dissect", "evaluate", "report", "visualize", "zoo")
 FROM_CORE = (
@@ -53,8 +54,10 @@ def __getattr__(name: str) -> Any:
         for folder in FOLDERS:  # so that the registry and the drawings are complete
             import_module(f"glasshouse.{folder}")
         return getattr(import_module("glasshouse.core"), name)
+    if name == "Study":
+        return import_module("glasshouse.study").Study
     raise AttributeError(f"module 'glasshouse' has no attribute '{name}'")
 
 
 def __dir__() -> list[str]:
-    return [*FOLDERS, *FROM_CORE, "__version__"]
+    return [*FOLDERS, *FROM_CORE, "Study", "__version__"]

@@ -22,6 +22,7 @@ from glasshouse.cli.datasets import data_commands
 from glasshouse.cli.lists import lists
 from glasshouse.cli.methods import MethodCommands
 from glasshouse.cli.reports import demonstrate, explain_photos
+from glasshouse.cli.studies import check_study, export_study, report_study, study_model
 from glasshouse.cli.training import measure_model, train_model
 
 DONE, FAILED, USAGE, PARTIAL, INTERRUPTED = 0, 1, 2, 3, 130
@@ -38,6 +39,10 @@ app = typer.Typer(
 )
 app.command("explain")(explain_photos)
 app.command("demo")(demonstrate)
+app.command("study")(study_model)
+app.command("report")(report_study)
+app.command("check")(check_study)
+app.command("export")(export_study)
 app.add_typer(lists, name="list")
 app.add_typer(data_commands, name="data")
 app.command("train")(train_model)
