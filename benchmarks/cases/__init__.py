@@ -6,9 +6,12 @@ network's own passes allow.
 
 from benchmarks.case import Case
 from benchmarks.cases import (
+    ablation,
     basics,
     cams,
+    concepts,
     differences,
+    dissection,
     extremal,
     meaningful,
     occlusion,
@@ -27,4 +30,7 @@ CASES: tuple[Case, ...] = (
     *meaningful.CASES,
     *extremal.CASES,
     *transformers.CASES,
+    *dissection.CASES,
+    *ablation.CASES,
+    *concepts.CASES,
 )

@@ -12,12 +12,12 @@ model = zoo.load("houses_cnn")
 n_images = int(os.environ.get("GLASSHOUSE_IMAGES", 200))
 scenes = data.scenes("houses", n_images, seed=3, size=model.preprocess.size[0])
 images = data.inputs(scenes, model.preprocess)
-units = [0, 1, 2, 3]
+units, k = [0, 1, 2, 3], max(1, min(4, n_images // 50))
 
 # --8<-- [start:call]
 found = {}
 for layer in ("stages.0", "stages.1", "stages.2"):
-    seen = dissect.exemplars(model, images, layer=layer, units=units, k=4)
+    seen = dissect.exemplars(model, images, layer=layer, units=units, k=k)
     found[layer] = dissect.receptive_fields(model, images, seen, sliding_window_shapes=7, strides=3)
     print(found[layer])
 

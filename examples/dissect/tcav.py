@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw
 from glasshouse import data, dissect, zoo
 
 model = zoo.load("houses_cnn")
-n = min(400, 10 * int(os.environ.get("GLASSHOUSE_IMAGES", 40)))
+n = min(400, 6 * int(os.environ.get("GLASSHOUSE_IMAGES", 70)))
 world = data.inputs(data.with_labels(data.scenes("houses", n, seed=3, size=64)), model.preprocess)
 others = data.inputs(data.scenes("houses", 120, seed=9, size=64), model.preprocess)
 items = [others[index] for index in range(len(others))]
