@@ -12,7 +12,7 @@ from glasshouse import data, dissect, zoo
 from glasshouse.dissect import Ablation
 from glasshouse.study import align
 
-CLASSES = ("red_house", "blue house", "red car", "blue car", "boat")
+CLASSES = ("red_and_house", "blue and house", "red, car", "blue & car", "red boat")
 
 
 def ablation(lost: Tensor, names: tuple[str, ...], total: int = 100) -> Ablation:

@@ -1,7 +1,7 @@
 """Whether units that detect something matter for the classes: what is lost without them, and what goes with that."""
 
 from html import escape
-from math import isfinite
+from math import isfinite, isnan
 
 from glasshouse.report.study_charts import (
     TRAITS,
@@ -16,6 +16,7 @@ from glasshouse.report.study_charts import (
 )
 from glasshouse.report.study_facts import LayerFacts
 from glasshouse.report.study_question import Answer, grouped, trait_correlations
+from glasshouse.study import align
 
 
 def classes_part(facts: LayerFacts, link: Link, level: int) -> str:
@@ -51,9 +52,15 @@ def groups_table(facts: LayerFacts, link: Link) -> str:
     hits = sum(one.worst in one.classes and one.drop > 0 for one in found)
     harmed = sum(one.drop > 0 for one in found)
     words = (
-        f"All units that detect a concept, taken away at once: of {plural(harmed, 'concept')} whose units do "
+        f"The units that detect a concept best, taken away at once: of {plural(harmed, 'concept')} whose units do "
         f"damage, {hits} damage a class named for them most."
     )
+    aligned = align(facts.groups)
+    if not isnan(aligned.value):
+        words += (
+            f" Over all concepts and classes, the correlation of the damage with being named for the concept is "
+            f"{aligned.value:.2f}, 95 % interval {aligned.low:.2f}–{aligned.high:.2f}."
+        )
     caption = (
         "Change of accuracy in points, ± standard error over images; ✓ where a class named for the concept suffers most"
     )

@@ -1,6 +1,5 @@
 """Do the units that detect what a class is named for matter for that class? Dissection held against ablation."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import nan, sqrt
@@ -13,6 +12,7 @@ from glasshouse.core.labelled import Label
 from glasshouse.core.stats.student import t_limit
 from glasshouse.dissect import Ablation, Dissection
 from glasshouse.dissect.damage import Correlation, correlate
+from glasshouse.study.alignment import class_parts, plain_name
 
 
 @dataclass(frozen=True)
@@ -161,19 +161,9 @@ def trait_correlations(ablation: Ablation, dissection: Dissection | None) -> dic
     return found | ablation.correlations("max_class_drop")
 
 
-def class_parts(name: str) -> set[str]:
-    """What a class is named for: its name, and the parts of it between commas and "and"."""
-    whole = _plain(name)
-    return {whole, *(part.strip() for part in re.split(r"[,;]|\band\b|&", whole))} - {""}
-
-
 def label_names(label: Label) -> set[str]:
     """The names of a concept as a class may bear them; Broden's scenes end in `-s`."""
-    return {_plain(name.removesuffix("-s")) for name in (label.name, *label.synonyms)} - {""}
-
-
-def _plain(name: str) -> str:
-    return " ".join(name.replace("_", " ").lower().split())
+    return {plain_name(name.removesuffix("-s")) for name in (label.name, *label.synonyms)} - {""}
 
 
 def _mean(values: Float[Tensor, " u"], those: Bool[Tensor, " u"]) -> float:

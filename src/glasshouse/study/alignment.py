@@ -1,6 +1,7 @@
 """Whether classes need the units of what they show."""
 
 import math
+import re
 
 import torch
 from jaxtyping import Bool, Float
@@ -11,14 +12,14 @@ from glasshouse.dissect import Ablation, Correlation
 
 
 def align(found: Ablation, level: float = 0.95) -> Correlation:
-    """Correlation, over concepts and classes, of the damage to a class and whether its name holds the concept's.
+    """Correlation, over concepts and classes, of the damage to a class and whether it is named for the concept.
 
-        r = corr( damage_c(units of concept g),  1[name of g in name of c] )
+        r = corr( damage_c(units of concept g),  1[c is named for g] )
 
-    over all pairs (g, c) with g named in some class. 1 means that removing a concept's units damages the classes that
-    show it and no others; 0 that it makes no difference. The interval is by leaving out one class after the other
-    (jackknife, Student's t), as the pairs of one class are not independent. Not-a-number where no class is named after
-    a concept, or nothing is damaged.
+    over all pairs (g, c) with some class named for g: `church` names the class *church and tree*, not *church mouse*.
+    1 means that removing a concept's units damages the classes that show it and no others; 0 that it makes no
+    difference. The interval is by leaving out one class after the other (jackknife, Student's t), as the pairs of one
+    class are not independent. Not-a-number where no class is named for a concept, or nothing is damaged.
     """
     shown = named_after(found)
     rows = shown.any(1)
@@ -36,9 +37,20 @@ def align(found: Ablation, level: float = 0.95) -> Correlation:
 
 
 def named_after(found: Ablation) -> Bool[Tensor, "g c"]:
-    """Which classes have a concept's name, as whole words, in theirs."""
-    classes = [f" {found.class_name(number).lower().replace('_', ' ')} " for number in range(len(found.total))]
-    return torch.tensor([[f" {name.lower()} " in words for words in classes] for name in found.names])
+    """Which classes are named for each concept."""
+    parts = [class_parts(found.class_name(number)) for number in range(len(found.total))]
+    return torch.tensor([[plain_name(name) in those for those in parts] for name in found.names])
+
+
+def class_parts(name: str) -> set[str]:
+    """What a class is named for: its name, and the parts of it between commas and "and"."""
+    whole = plain_name(name)
+    return {whole, *(part.strip() for part in re.split(r"[,;]|\band\b|&", whole))} - {""}
+
+
+def plain_name(name: str) -> str:
+    """In small letters, with spaces."""
+    return " ".join(name.replace("_", " ").lower().split())
 
 
 def _correlation(shown: Bool[Tensor, "g c"], damage: Float[Tensor, "g c"]) -> float:
