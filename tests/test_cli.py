@@ -14,7 +14,7 @@ from torch import nn
 
 from glasshouse import zoo
 from glasshouse._version import __version__
-from glasshouse.cli import DONE, FAILED, INTERRUPTED, PARTIAL, USAGE, main
+from glasshouse.cli import DONE, FAILED, INTERRUPTED, PARTIAL, USAGE, main, reports
 from glasshouse.cli.console import Console, columns, new_file
 from glasshouse.core import BadInput, Explanation, Interrupted, Model, Preprocess, method, select
 from glasshouse.zoo import registry
@@ -231,8 +231,9 @@ def test_columns_line_up():
 
 @pytest.mark.slow
 @pytest.mark.real
-def test_the_demo_explains_real_photographs(tmp_path, lite0, capsys):
+def test_the_demo_explains_real_photographs(tmp_path, lite0, monkeypatch, capsys):
     pytest.importorskip("skimage")
+    monkeypatch.setattr(reports, "PHOTOS", reports.PHOTOS[:2])  # `make demo` shows them all
     assert main(["demo", "--out", str(tmp_path / "demo"), "--json"]) == DONE
     document = json.loads(capsys.readouterr().out)
     tops = {Path(view["photo"]).name: view["top"][0]["name"] for view in document["views"]}

@@ -1,6 +1,6 @@
 """Every example runs: without a network, in an empty folder, with its figures where they are asked for."""
 
-import runpy
+import re
 from pathlib import Path
 
 import pytest
@@ -20,8 +20,19 @@ def figures(tmp_path, monkeypatch) -> Path:
     return tmp_path / "figures"
 
 
+MOST = {"n_samples": 120, "n_masks": 60, "n_steps": 12}
+"""The long loops of examples, cut short: what they show must run, not converge."""
+
+
 def source(name: str) -> str:
     return (EXAMPLES / f"{name}.py").read_text()
+
+
+def shortened(text: str) -> str:
+    def least(found: re.Match[str]) -> str:
+        return f"{found[1]}{found[2]}{min(int(found[3]), MOST[found[1]])}"
+
+    return re.sub(rf'\b({"|".join(MOST)})(=|": )(\d+)', least, text)
 
 
 def marked(name: str):
@@ -33,7 +44,8 @@ def marked(name: str):
 @pytest.mark.parametrize("name", [marked(name) for name in SCRIPTS])
 def test_the_example_runs_and_saves_what_it_promises(name, figures):
     try:
-        runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
+        path = EXAMPLES / f"{name}.py"
+        exec(compile(shortened(source(name)), path, "exec"), {"__name__": "__main__", "__file__": str(path)})
     except MissingPackage as error:
         pytest.skip(str(error))
     saved = [path.name for path in figures.glob("*.png")]

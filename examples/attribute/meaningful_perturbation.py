@@ -18,7 +18,7 @@ deletion = attribute.meaningful_perturbation(model, images, l1=1e-3, n_steps=60)
 
 print(deletion, model.label(deletion.target[0]))
 print(deletion.score, deletion.extras["perturbed"])  # the probability before, and behind the mask
-print(deletion.extras["history"][0, [0, 30, 59]])  # what was minimised
+print(deletion.extras["history"][0, ::20])  # what was minimised
 # --8<-- [end:call]
 
 keep = 1 - deletion.heatmap[:, None]

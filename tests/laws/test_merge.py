@@ -23,6 +23,7 @@ from glasshouse.core.stats import (
     Sample,
     Stat,
     TopK,
+    TopMaps,
     UpperTail,
 )
 from glasshouse.core.stats.protocol import Counted
@@ -37,6 +38,10 @@ def rows(values: Tensor) -> Arguments:
 def scored(values: Tensor) -> Arguments:
     ids = torch.arange(len(values)) * 7 % 1009
     return values, ids, torch.arange(values.numel()).view_as(values) * 5 % 3
+
+
+def mapped(values: Tensor) -> Arguments:
+    return *scored(values), torch.stack([values, values.roll(1, 0)], 2)[:, :, None]
 
 
 def masks(values: Tensor) -> Arguments:
@@ -88,6 +93,7 @@ CASES = {
     "top k": Case(TopK(n_kept=5), scored, same_bits),
     "bottom k": Case(TopK(n_kept=5, largest=False), scored, same_bits),
     "top k of few": Case(TopK(n_kept=1000), scored, same_bits),
+    "top k with maps": Case(TopMaps(n_kept=5), mapped, same_bits),
     "sample": Case(Sample(n_kept=9, seed=3), scored, same_bits),
     "histogram": Case(Histogram(lo=-1.0, hi=1.5, n_bins=10), rows, same_bits),
     "overlap": Case(Overlap(), masks, same_bits),
