@@ -18,6 +18,7 @@ from benchmarks.cases import (
     relevance,
     sampling,
     transformers,
+    visualization,
 )
 
 CASES: tuple[Case, ...] = (
@@ -33,4 +34,5 @@ CASES: tuple[Case, ...] = (
     *dissection.CASES,
     *ablation.CASES,
     *concepts.CASES,
+    *visualization.CASES,
 )

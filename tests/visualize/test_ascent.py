@@ -7,7 +7,7 @@ import torch
 
 from glasshouse.core import BadModel, generator
 from glasshouse.core.backward import Rules
-from glasshouse.visualize.ascent import REDIRECT, ascend
+from glasshouse.visualize.ascent import REDIRECT, ascend, plain
 
 
 def hill(theta):
@@ -94,3 +94,35 @@ def test_progress_is_told_every_step():
     told = []
     ascend(hill, start(), 3, 0.05, lambda done, total: told.append((done, total)))
     assert told == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_plain_ascent_with_momentum_number_by_number():
+    theta, _, _ = ascend(hill, start(), 6, 0.01, optimiser=plain(0.9))
+    steepness = (1.0, 50.0)
+    for row, numbers in enumerate(start().tolist()):
+        for place, x in enumerate(numbers):
+            velocity = 0.0
+            for _ in range(6):
+                velocity = 0.9 * velocity - 2 * (x - place) * steepness[row]
+                x += 0.01 * velocity
+            assert float(theta[row, place]) == pytest.approx(x, rel=1e-9)
+
+
+def test_filters_come_in_their_order_and_leave_out_pictures_without_a_number():
+    seen = []
+
+    def halve(values, moment):
+        seen.append(("gradient", moment.step, moment.steps))
+        return values / 2
+
+    def shift(values, moment):
+        seen.append(("picture", moment.step, moment.done))
+        return values + 1
+
+    def climb(theta):
+        return theta.sum(1) * torch.tensor([1.0, torch.nan]).double()
+
+    theta, _, _ = ascend(climb, start(), 2, 0.1, optimiser=plain(), gradients=[halve], filters=[shift])
+    torch.testing.assert_close(theta[0], start()[0] + 2 * (0.05 + 1))
+    assert torch.equal(theta[1], start()[1])
+    assert seen == [("gradient", 0, 2), ("picture", 0, 0.0), ("gradient", 1, 2), ("picture", 1, 1.0)]

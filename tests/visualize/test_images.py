@@ -5,9 +5,19 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from glasshouse.core import BadInput, generator
-from glasshouse.visualize import fit_colours, fourier_image, natural_colours, pixel_image, sphere_image
+from glasshouse.visualize import (
+    clipped_image,
+    fit_colours,
+    fourier_image,
+    laplacian_image,
+    natural_colours,
+    pixel_image,
+    shared_image,
+    sphere_image,
+)
 
 SIZES = [(6, 6), (5, 7), (6, 5), (5, 8), (1, 4)]
 
@@ -97,3 +107,44 @@ def test_colours_of_another_number_of_channels_are_refused():
         canvas.pixels(torch.zeros(1, 3, 2, 2), (3, 2, 2))
     with pytest.raises(BadInput, match="do not vary"):
         fit_colours(torch.ones(1, 3, 4, 4))
+
+
+def test_clipped_pixels_are_measured_from_grey():
+    canvas = clipped_image(std=0.2)
+    theta = torch.tensor([-0.7, -0.5, 0.0, 0.25, 0.6], dtype=torch.float64).view(1, 1, 1, 5)
+    expected = torch.tensor([0, 0, 0.5, 0.75, 1], dtype=torch.float64)
+    assert torch.equal(canvas.pixels(theta, (1, 1, 5))[0, 0, 0], expected)
+    assert float(canvas.start((3, 50, 50), generators(1)).std()) == pytest.approx(0.2, rel=0.05)
+
+
+@pytest.mark.parametrize("canvas", [clipped_image(), laplacian_image(), shared_image(shared_px=4)], ids=repr)
+@pytest.mark.parametrize(("height", "width"), SIZES)
+def test_the_other_canvases_draw_any_size_too(canvas, height, width):
+    shape = (4, height, width)
+    pixels = canvas.pixels(50 * canvas.start(shape, generators(2)), shape)
+    assert pixels.shape == (2, *shape)
+    assert 0 <= float(pixels.min()) <= float(pixels.max()) <= 1
+
+
+def test_a_laplacian_image_is_a_sum_of_enlarged_levels():
+    canvas, shape = laplacian_image(levels=3, std=1.0, colours="plain"), (2, 7, 10)
+    theta = canvas.start(shape, generators(1)).double()
+    parts, total = theta.split([70, 20, 6], 2), torch.zeros(1, 2, 7, 10, dtype=torch.float64)
+    for part, size in zip(parts, ((7, 10), (4, 5), (2, 3)), strict=True):
+        total += F.interpolate(part.view(1, 2, *size), (7, 10), mode="bilinear", align_corners=False)
+    torch.testing.assert_close(canvas.pixels(theta, shape), total.sigmoid())
+
+
+def test_pictures_share_what_is_coarse_and_nothing_else():
+    canvas, shape = shared_image(shared_px=6, std=1.0, colours="plain"), (1, 24, 24)
+    theta = canvas.start(shape, generators(3)).double()
+    before = canvas.pixels(theta, shape).logit()
+    theta[0, 1] += 1  # what the first picture says of the common part
+    theta[2, 0] += 1  # what the third says of its own
+    change = canvas.pixels(theta, shape).logit() - before
+    torch.testing.assert_close(change[0], change[1])
+    assert not torch.allclose(change[0], change[2])
+    power = torch.fft.rfft2(change[0, 0]).abs()
+    rows, cols = torch.fft.fftfreq(24), torch.fft.rfftfreq(24)
+    fine = (rows[:, None].square() + cols.square()).sqrt() > 1 / 6 + 1e-6
+    assert float(power[fine].max()) < 1e-9 < float(power[~fine].max())

@@ -1,10 +1,16 @@
 """Pictures of what a network looks for, drawn by optimisation."""
 
+from glasshouse.visualize.comparison import PresetComparison as PresetComparison
+from glasshouse.visualize.comparison import compare_presets as compare_presets
 from glasshouse.visualize.images import Canvas as Canvas
+from glasshouse.visualize.images import clipped_image as clipped_image
+from glasshouse.visualize.images import fineness as fineness
 from glasshouse.visualize.images import fit_colours as fit_colours
 from glasshouse.visualize.images import fourier_image as fourier_image
+from glasshouse.visualize.images import laplacian_image as laplacian_image
 from glasshouse.visualize.images import natural_colours as natural_colours
 from glasshouse.visualize.images import pixel_image as pixel_image
+from glasshouse.visualize.images import shared_image as shared_image
 from glasshouse.visualize.images import sphere_image as sphere_image
 from glasshouse.visualize.objectives import Objective as Objective
 from glasshouse.visualize.objectives import Sight as Sight
@@ -18,8 +24,22 @@ from glasshouse.visualize.objectives import neuron as neuron
 from glasshouse.visualize.objectives import total_variation as total_variation
 from glasshouse.visualize.objectives import unit as unit
 from glasshouse.visualize.picture import Picture as Picture
-from glasshouse.visualize.synthesis import PRESETS as PRESETS
-from glasshouse.visualize.synthesis import Preset as Preset
+from glasshouse.visualize.presets import PRESETS as PRESETS
+from glasshouse.visualize.presets import Preset as Preset
+from glasshouse.visualize.regularisers import alpha_norm as alpha_norm
+from glasshouse.visualize.regularisers import bilateral as bilateral
+from glasshouse.visualize.regularisers import blur_penalty as blur_penalty
+from glasshouse.visualize.regularisers import blurred as blurred
+from glasshouse.visualize.regularisers import box as box
+from glasshouse.visualize.regularisers import drop_small_contributions as drop_small_contributions
+from glasshouse.visualize.regularisers import drop_small_norms as drop_small_norms
+from glasshouse.visualize.regularisers import even as even
+from glasshouse.visualize.regularisers import even_bands as even_bands
+from glasshouse.visualize.regularisers import l1 as l1
+from glasshouse.visualize.regularisers import penalised as penalised
+from glasshouse.visualize.regularisers import roughness as roughness
+from glasshouse.visualize.spectra import fit_spectrum as fit_spectrum
+from glasshouse.visualize.spectra import phase_image as phase_image
 from glasshouse.visualize.synthesis import render as render
 from glasshouse.visualize.transforms import Transform as Transform
 from glasshouse.visualize.transforms import jitter as jitter

@@ -47,6 +47,7 @@ class Term:
     Args:
         labels: what each picture is drawn for, in words; more than one fix the number of pictures.
         penalty: whether it judges the picture or the batch instead of reporting an activation of the network.
+        places: its value at every position of the layer alone; None where positions have no value of their own.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Term:
     logits: bool = False
     labels: tuple[str, ...] = ()
     penalty: bool = False
+    places: "Callable[[Sight], Float[Tensor, 'n i j']] | None" = None
 
 
 @dataclass(frozen=True, repr=False)
@@ -99,10 +101,27 @@ class Objective:
         """The part that reports an activation of the network, without penalties and diversity."""
         return Objective(tuple((weight, term) for weight, term in self.terms if not term.penalty))
 
+    def at_best(self, sight: Sight) -> PerImage | None:
+        """Its value at the position of each picture that is best for it: what its best patch reaches.
+
+        None where a term has no value of its own at a position, or layers have different grids.
+        """
+        if not self.terms or not all(term.places for _, term in self.terms):
+            return None
+        maps = [weight * term.places(sight) for weight, term in self.terms if term.places]
+        if len({tuple(each.shape) for each in maps}) > 1:
+            return None
+        return torch.stack(maps).sum(0).amax((1, 2))
+
     @property
     def labels(self) -> tuple[str, ...]:
         """What each picture is drawn for; terms for several pictures must agree on how many."""
-        named = [term.labels for _, term in self.terms if term.labels]
+        signs = ["negative " if weight < 0 else "" for weight, _ in self.terms]
+        named = [
+            tuple(sign + label for label in term.labels)
+            for sign, (_, term) in zip(signs, self.terms, strict=True)
+            if term.labels
+        ]
         several = [labels for labels in named if len(labels) > 1]
         if len({len(labels) for labels in several}) > 1:
             counts = " and ".join(str(len(labels)) for labels in several)
@@ -119,10 +138,14 @@ def unit(layer: str, unit: int | Sequence[int]) -> Objective:
     """
     units = several(unit)
 
-    def value(sight: Sight) -> PerImage:
-        return reduce(chosen(sight.maps[layer], units, layer), "n i j -> n", "mean")
+    def places(sight: Sight) -> Float[Tensor, "n i j"]:
+        return chosen(sight.maps[layer], units, layer)
 
-    return single(f"unit({layer!r}, {listed(units)})", value, layer, [f"{layer} unit {k}" for k in units])
+    def value(sight: Sight) -> PerImage:
+        return reduce(places(sight), "n i j -> n", "mean")
+
+    labels = [f"{layer} unit {k}" for k in units]
+    return single(f"unit({layer!r}, {listed(units)})", value, layer, labels, places=places)
 
 
 def neuron(layer: str, unit: int | Sequence[int], at: tuple[int, int] | None = None) -> Objective:
@@ -135,14 +158,17 @@ def neuron(layer: str, unit: int | Sequence[int], at: tuple[int, int] | None = N
     """
     units = several(unit)
 
+    def places(sight: Sight) -> Float[Tensor, "n i j"]:
+        return chosen(sight.maps[layer], units, layer)
+
     def value(sight: Sight) -> PerImage:
-        maps = chosen(sight.maps[layer], units, layer)
+        maps = places(sight)
         i, j = position(maps, at, layer)
         return maps[:, i, j]
 
     place = f", at={at}" if at else ""
     labels = [f"{layer} unit {k} at {at or 'centre'}" for k in units]
-    return single(f"neuron({layer!r}, {listed(units)}{place})", value, layer, labels)
+    return single(f"neuron({layer!r}, {listed(units)}{place})", value, layer, labels, places=places)
 
 
 def direction(
@@ -165,7 +191,7 @@ def direction(
     """
     rows = vector.detach().reshape(-1, vector.shape[-1])
 
-    def value(sight: Sight) -> PerImage:
+    def places(sight: Sight) -> Float[Tensor, "n i j"]:
         maps = sight.maps[layer]
         if rows.shape[1] != maps.shape[1]:
             raise BadInput(f"a direction of {rows.shape[1]} numbers in layer '{layer}' of {maps.shape[1]} units.")
@@ -174,6 +200,10 @@ def direction(
         if cosine_power:
             length = maps.square().sum(1).add(1e-12).sqrt() * v.norm(dim=1).view(-1, 1, 1)
             reach = reach * (reach / (length + 1e-6)).clamp(min=LEAST_COSINE) ** cosine_power
+        return reach
+
+    def value(sight: Sight) -> PerImage:
+        reach = places(sight)
         if at is None:
             return reduce(reach, "n i j -> n", "mean")
         i, j = position(reach, at, layer)
@@ -182,7 +212,8 @@ def direction(
     power = f", cosine_power={cosine_power:g}" if cosine_power else ""
     place = f", at={at}" if at else ""
     labels = [f"{layer} direction {row}" if len(rows) > 1 else f"{layer} direction" for row in range(len(rows))]
-    return single(f"direction({layer!r}, {tuple(vector.shape)}{power}{place})", value, layer, labels)
+    name = f"direction({layer!r}, {tuple(vector.shape)}{power}{place})"
+    return single(name, value, layer, labels, places=places)
 
 
 def logit(target: int | str | Sequence[int | str]) -> Objective:
@@ -257,9 +288,16 @@ def l2() -> Objective:
     return Objective(((1.0, Term("l2()", value, penalty=True)),))
 
 
-def single(name: str, value: Value, layer: str, labels: Sequence[str], penalty: bool = False) -> Objective:
+def single(
+    name: str,
+    value: Value,
+    layer: str,
+    labels: Sequence[str],
+    penalty: bool = False,
+    places: "Callable[[Sight], Float[Tensor, 'n i j']] | None" = None,
+) -> Objective:
     """An objective of one term that reads one layer."""
-    return Objective(((1.0, Term(name, value, (layer,), labels=tuple(labels), penalty=penalty)),))
+    return Objective(((1.0, Term(name, value, (layer,), labels=tuple(labels), penalty=penalty, places=places)),))
 
 
 def several(units: int | Sequence[int]) -> tuple[int, ...]:

@@ -26,6 +26,9 @@ class Picture(Noun):
         drawn: False where the objective never had a gradient: the picture is the noise it started from.
         settings: every argument of the call, defaults included.
         reference: the most that any of the reference images reaches; None where none were given.
+        peak: the objective at the one position of the layer where the finished picture is best for it; None where a
+            position alone has no value.
+        patch: the same for the best position of any reference image: what the best patch of the data reaches.
     """
 
     pixels: Images
@@ -37,6 +40,8 @@ class Picture(Noun):
     settings: dict[str, Any] = field(default_factory=dict[str, Any])
     reference: PerImage | None = None
     provenance: dict[str, Any] = field(default_factory=dict[str, Any])
+    peak: PerImage | None = None
+    patch: PerImage | None = None
 
     def __repr__(self) -> str:
         n, _, h, w = self.pixels.shape
@@ -54,6 +59,16 @@ class Picture(Noun):
         if self.reference is None:
             raise BadInput("no reference images were given.", "Call render(…, reference=images).")
         return self.activation - self.reference
+
+    @property
+    def patch_excess(self) -> PerImage:
+        """How far the best position of each picture lies above the best position of any reference image."""
+        if self.peak is None or self.patch is None:
+            raise BadInput(
+                f"no best patch is known for {self.objective}.",
+                "Call render(…, reference=images) for units, neurons or directions of one layer.",
+            )
+        return self.peak - self.patch
 
     def photos(self) -> list[Image.Image]:
         """One image per picture, to show or to save; other than 1 or 3 channels are averaged to grey."""

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import torch
@@ -24,36 +23,19 @@ from glasshouse.core import (
     registered,
     unit_maps,
 )
-from glasshouse.core.errors import not_found
 from glasshouse.core.lift import checked_images, module_of, provenance, setting
 from glasshouse.core.target import logits
 from glasshouse.visualize.ascent import ascend
-from glasshouse.visualize.images import Canvas, Shape, fourier_image, pixel_image
+from glasshouse.visualize.images import Canvas, Shape
 from glasshouse.visualize.objectives import Objective, Sight
 from glasshouse.visualize.picture import Picture
-from glasshouse.visualize.transforms import Transform, move, none, robust
+from glasshouse.visualize.presets import Preset, preset_of
+from glasshouse.visualize.transforms import Transform, move
 
 REFERENCE_BATCH = 16
 
 Look: TypeAlias = Callable[[Images, Images], Sight]
 """From pictures, and from the inputs that the network is shown of them, to what objectives read."""
-
-
-@dataclass(frozen=True)
-class Preset:
-    """A family of regularisers: how the picture is written, and how it is moved."""
-
-    image: Canvas
-    transforms: tuple[Transform, ...]
-
-
-PRESETS: dict[str, Preset] = {
-    "unregularised": Preset(pixel_image(), none()),
-    "transforms": Preset(pixel_image(), robust()),
-    "fourier": Preset(fourier_image(), none()),
-    "distill": Preset(fourier_image(), robust()),
-}
-"""Regulariser families by name, after the table of "Feature visualization" (Olah et al., Distill 2017)."""
 
 
 @registered(
@@ -66,14 +48,14 @@ def render(
     model: Model | nn.Module,
     objective: Objective,
     *,
-    preset: str = "distill",
+    preset: str | Preset = "distill",
     image: Canvas | None = None,
     transforms: Sequence[Transform] | None = None,
     size: int | tuple[int, int] | None = None,
     channels: int | None = None,
     n_images: int | None = None,
     steps: int = 512,
-    learning_rate: float = 0.05,
+    learning_rate: float | int | None = None,
     seed: int = 0,
     preprocess: Preprocess | None = None,
     reference: Images | None = None,
@@ -83,29 +65,32 @@ def render(
 
         θ* = argmax_θ  E_t f(normalise(t(g(θ)))),   pixels = g(θ*)
 
-    with f the objective, g the image parameterization and t random transforms, by Adam (β 0.9 and 0.999).
-    Olah, Mordvintsev and Schubert, "Feature visualization", Distill 2017. Where no gradient passes a ReLU in
-    the first 16 steps, gradients that would wake it are let through, as in Lucid.
+    with f the objective, g the image parameterization and t random transforms, by default with Adam (β 0.9 and
+    0.999). Olah, Mordvintsev and Schubert, "Feature visualization", Distill 2017. Where no gradient passes a ReLU
+    in the first 16 steps, gradients that would wake it are let through, as in Lucid.
 
     Differs: the network sees pictures of `size`, also after transforms that pad or crop.
 
     Args:
-        preset: one of `PRESETS`; `image` and `transforms`, where given, replace its parts.
+        preset: one of `PRESETS`, or your own; `image`, `transforms` and `learning_rate`, where given, replace its
+            parts.
         size: pixels, of a side or (height, width); None takes the input size of the preprocessing.
         channels: of the picture; None takes the preprocessing's, or 3.
         n_images: how many pictures, for an objective that names one unit; with several it is their number.
         seed: picture r is drawn with seed + r, alone or in a batch.
         preprocess: turns pixels (0…1) into inputs; None takes the model's own, or leaves pixels as they are.
-        reference: inputs, say of photographs, whose best activation is put beside that of the picture.
+        reference: inputs, say of photographs, whose best activation, and that of their best patch, are put beside
+            those of the picture.
     """
     start = time.perf_counter()
     known = model if isinstance(model, Model) else Model.of(module_of(model))
     base = preset_of(preset)
     canvas, transforms = image or base.image, tuple(base.transforms if transforms is None else transforms)
+    rate = base.learning_rate if learning_rate is None else learning_rate
     preprocess = preprocess or known.preprocessing
     shape, labels = shape_of(preprocess, size, channels), labels_of(objective, n_images)
-    if steps < 1 or not learning_rate > 0:
-        raise BadInput(f"steps={steps} and learning_rate={learning_rate} draw nothing.", "Both must be above 0.")
+    if steps < 1 or not rate > 0:
+        raise BadInput(f"steps={steps} and learning_rate={rate} draw nothing.", "Both must be above 0.")
     generators = [generator(seed + row) for row in range(len(labels))]
 
     with torch.inference_mode(False), torch.no_grad():
@@ -118,20 +103,40 @@ def render(
             return objective(look(pixels, normalised(move(pixels, transforms, generators), preprocess).to(sample)))
 
         theta = canvas.start(shape, generators).to(sample.device, torch.promote_types(sample.dtype, torch.float32))
-        theta, history, drawn = ascend(climb, theta, steps, learning_rate, progress)
+        if base.in_pixels and tuple(theta.shape[1:]) != shape:
+            raise BadInput(
+                f"this preset filters pixels, and {canvas} is not written in them.",
+                "Use image=clipped_image() or pixel_image(), or a preset without filters.",
+            )
+        theta, history, drawn = ascend(
+            climb,
+            theta,
+            steps,
+            rate,
+            progress,
+            optimiser=base.optimiser,
+            gradients=base.gradients,
+            filters=base.filters,
+        )
         with torch.no_grad():
             pixels = canvas.pixels(theta, shape)
-            activation = objective.activation(look(pixels, normalised(pixels, preprocess).to(sample)))
-            best = None if reference is None else best_of(reference.to(sample), objective, look, len(labels))
+            wanted, sight = objective.activation, look(pixels, normalised(pixels, preprocess).to(sample))
+            activation, peak = wanted(sight), wanted.at_best(sight)
+            best, patch = (
+                (None, None) if reference is None else best_of(reference.to(sample), wanted, look, len(labels))
+            )
 
     settings: dict[str, Any] = {
-        "preset": preset,
+        "preset": preset if isinstance(preset, str) else "own",
         "image": repr(canvas),
         "transforms": setting(transforms),
+        "gradients": setting(base.gradients),
+        "filters": setting(base.filters),
+        "optimiser": setting(base.optimiser),
         "size": shape[1:],
         "channels": shape[0],
         "steps": steps,
-        "learning_rate": learning_rate,
+        "learning_rate": rate,
         "seed": seed,
         "preprocess": None if preprocess is None else repr(preprocess),
     }
@@ -145,6 +150,8 @@ def render(
         settings=settings,
         reference=best,
         provenance=provenance(pixels, time.perf_counter() - start),
+        peak=peak,
+        patch=patch,
     )
 
 
@@ -168,24 +175,23 @@ def looker(network: nn.Module, model: Model, objective: Objective) -> Look:
     return look
 
 
-def best_of(reference: Images, objective: Objective, look: Look, k: int) -> Float[Tensor, " k"]:
-    """The highest activation that any reference input reaches, for each of k pictures."""
-    best = torch.full((k,), -torch.inf, dtype=reference.dtype, device=reference.device)
+def best_of(
+    reference: Images, objective: Objective, look: Look, k: int
+) -> tuple[Float[Tensor, " k"], Float[Tensor, " k"] | None]:
+    """The highest value that any reference input reaches for each of k pictures, and at any single position."""
+    whole: list[Tensor] = []
+    places: list[Tensor] = []
     for batch in checked_images(reference).split(REFERENCE_BATCH):
         sight = look(batch, batch)
         for row in range(len(batch)):
             one = slice(row, row + 1)
             maps = {layer: values[one].expand(k, -1, -1, -1) for layer, values in sight.maps.items()}
             scores = None if sight.logits is None else sight.logits[one].expand(k, -1)
-            pixels = batch[one].expand(k, -1, -1, -1)
-            best = best.maximum(objective.activation(Sight(pixels, maps, scores, sight.index)).to(best))
-    return best
-
-
-def preset_of(name: str) -> Preset:
-    if name not in PRESETS:
-        raise not_found("preset", name, PRESETS)
-    return PRESETS[name]
+            shown = Sight(batch[one].expand(k, -1, -1, -1), maps, scores, sight.index)
+            whole.append(objective(shown))
+            if (peak := objective.at_best(shown)) is not None:
+                places.append(peak)
+    return torch.stack(whole).amax(0), torch.stack(places).amax(0) if places else None
 
 
 def normalised(pixels: Images, preprocess: Preprocess | None) -> Images:
