@@ -2,6 +2,14 @@
 
 from glasshouse.visualize.comparison import PresetComparison as PresetComparison
 from glasshouse.visualize.comparison import compare_presets as compare_presets
+from glasshouse.visualize.composition import activation_difference as activation_difference
+from glasshouse.visualize.composition import alignment as alignment
+from glasshouse.visualize.composition import best_match as best_match
+from glasshouse.visualize.composition import change as change
+from glasshouse.visualize.composition import interpolate as interpolate
+from glasshouse.visualize.composition import likeness as likeness
+from glasshouse.visualize.composition import style_difference as style_difference
+from glasshouse.visualize.dreaming import dream as dream
 from glasshouse.visualize.images import Canvas as Canvas
 from glasshouse.visualize.images import clipped_image as clipped_image
 from glasshouse.visualize.images import fineness as fineness
@@ -12,6 +20,9 @@ from glasshouse.visualize.images import natural_colours as natural_colours
 from glasshouse.visualize.images import pixel_image as pixel_image
 from glasshouse.visualize.images import shared_image as shared_image
 from glasshouse.visualize.images import sphere_image as sphere_image
+from glasshouse.visualize.likeness import accentuate as accentuate
+from glasshouse.visualize.likeness import caricature as caricature
+from glasshouse.visualize.likeness import photo_image as photo_image
 from glasshouse.visualize.objectives import Objective as Objective
 from glasshouse.visualize.objectives import Sight as Sight
 from glasshouse.visualize.objectives import Term as Term
@@ -26,6 +37,10 @@ from glasshouse.visualize.objectives import unit as unit
 from glasshouse.visualize.picture import Picture as Picture
 from glasshouse.visualize.presets import PRESETS as PRESETS
 from glasshouse.visualize.presets import Preset as Preset
+from glasshouse.visualize.priors import LearnedPrior as LearnedPrior
+from glasshouse.visualize.priors import generator_image as generator_image
+from glasshouse.visualize.priors import prior_image as prior_image
+from glasshouse.visualize.priors import train_prior as train_prior
 from glasshouse.visualize.regularisers import alpha_norm as alpha_norm
 from glasshouse.visualize.regularisers import bilateral as bilateral
 from glasshouse.visualize.regularisers import blur_penalty as blur_penalty
