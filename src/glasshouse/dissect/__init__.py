@@ -6,8 +6,15 @@ from glasshouse.dissect.activity import Picks as Picks
 from glasshouse.dissect.activity import exemplars as exemplars
 from glasshouse.dissect.basis import Decomposition as Decomposition
 from glasshouse.dissect.basis import decompose as decompose
+from glasshouse.dissect.circuits import Circuit as Circuit
+from glasshouse.dissect.circuits import Edge as Edge
+from glasshouse.dissect.circuits import Node as Node
+from glasshouse.dissect.circuits import circuit as circuit
 from glasshouse.dissect.codes import SparseDictionary as SparseDictionary
 from glasshouse.dissect.combinations import net2vec as net2vec
+from glasshouse.dissect.connections import ExpandedWeights as ExpandedWeights
+from glasshouse.dissect.connections import InputGroups as InputGroups
+from glasshouse.dissect.connections import expanded_weights as expanded_weights
 from glasshouse.dissect.damage import Ablation as Ablation
 from glasshouse.dissect.damage import Correlation as Correlation
 from glasshouse.dissect.damage import Traits as Traits

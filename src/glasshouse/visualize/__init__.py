@@ -10,6 +10,8 @@ from glasshouse.visualize.composition import interpolate as interpolate
 from glasshouse.visualize.composition import likeness as likeness
 from glasshouse.visualize.composition import style_difference as style_difference
 from glasshouse.visualize.dreaming import dream as dream
+from glasshouse.visualize.filters import Filters as Filters
+from glasshouse.visualize.filters import first_layer_filters as first_layer_filters
 from glasshouse.visualize.images import Canvas as Canvas
 from glasshouse.visualize.images import clipped_image as clipped_image
 from glasshouse.visualize.images import fineness as fineness
