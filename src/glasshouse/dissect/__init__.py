@@ -1,5 +1,6 @@
 """What single units of a network respond to."""
 
+from glasshouse.dissect import stimuli as stimuli
 from glasshouse.dissect.ablation import ablate_units as ablate_units
 from glasshouse.dissect.activity import Exemplars as Exemplars
 from glasshouse.dissect.activity import Picks as Picks
@@ -29,9 +30,17 @@ from glasshouse.dissect.empirical import ReceptiveFields as ReceptiveFields
 from glasshouse.dissect.empirical import receptive_fields as receptive_fields
 from glasshouse.dissect.factors import NeuronGroups as NeuronGroups
 from glasshouse.dissect.factors import neuron_groups as neuron_groups
+from glasshouse.dissect.families import Families as Families
+from glasshouse.dissect.families import equivariance as equivariance
 from glasshouse.dissect.formulas import CompositionalLabels as CompositionalLabels
 from glasshouse.dissect.formulas import compositional_labels as compositional_labels
+from glasshouse.dissect.interrogation import Interrogation as Interrogation
+from glasshouse.dissect.interrogation import Links as Links
+from glasshouse.dissect.interrogation import interrogate as interrogate
+from glasshouse.dissect.joint import JointTuning as JointTuning
+from glasshouse.dissect.joint import joint_tuning as joint_tuning
 from glasshouse.dissect.readouts import Net2Vec as Net2Vec
+from glasshouse.dissect.responses import Tuning as Tuning
 from glasshouse.dissect.rotations import Rotations as Rotations
 from glasshouse.dissect.rotations import rotation as rotation
 from glasshouse.dissect.rotations import rotation_test as rotation_test
@@ -47,3 +56,4 @@ from glasshouse.dissect.stored import activations as activations
 from glasshouse.dissect.tally import Best as Best
 from glasshouse.dissect.tally import Tally as Tally
 from glasshouse.dissect.tally import read_tally as read_tally
+from glasshouse.dissect.tuning import tuning_curves as tuning_curves

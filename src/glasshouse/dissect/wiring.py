@@ -10,7 +10,7 @@ from glasshouse.core.trace import Op, Trace, record
 
 GATES = {"relu", "relu_", "relu6", "hardtanh", "leaky_relu", "silu", "hardswish", "gelu", "tanh", "sigmoid", "dropout"}
 POOLINGS = {"max_pool2d", "avg_pool2d", "adaptive_max_pool2d", "adaptive_avg_pool2d", "mean"}
-RESHAPINGS = {"flatten", "reshape", "view", "squeeze", "permute", "contiguous"}
+RESHAPINGS = {"flatten", "reshape", "view", "squeeze", "permute", "contiguous", "__get__"}
 KEEPS_UNITS = GATES | POOLINGS | RESHAPINGS | {"batch_norm"}
 WEIGHTED = ("conv2d", "linear")
 

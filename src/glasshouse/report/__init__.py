@@ -2,8 +2,11 @@
 
 from glasshouse.core.result import draw as draw
 from glasshouse.report import attributions as attributions
+from glasshouse.report import circuits as circuits
 from glasshouse.report import fragments as fragments
 from glasshouse.report import study_nouns as study_nouns
+from glasshouse.report.interrogations import interrogation_page as interrogation_page
+from glasshouse.report.interrogations import interrogation_section as interrogation_section
 from glasshouse.report.page import explain_page as explain_page
 from glasshouse.report.page import html_page as html_page
 from glasshouse.report.picture import overlay as overlay
