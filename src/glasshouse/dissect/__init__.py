@@ -16,6 +16,9 @@ from glasshouse.dissect.combinations import net2vec as net2vec
 from glasshouse.dissect.connections import ExpandedWeights as ExpandedWeights
 from glasshouse.dissect.connections import InputGroups as InputGroups
 from glasshouse.dissect.connections import expanded_weights as expanded_weights
+from glasshouse.dissect.curve_network import CurveTuning as CurveTuning
+from glasshouse.dissect.curve_network import curve_detectors as curve_detectors
+from glasshouse.dissect.curve_network import judge_curves as judge_curves
 from glasshouse.dissect.damage import Ablation as Ablation
 from glasshouse.dissect.damage import Correlation as Correlation
 from glasshouse.dissect.damage import Traits as Traits
@@ -26,6 +29,10 @@ from glasshouse.dissect.dictionary import semantic_dictionary as semantic_dictio
 from glasshouse.dissect.directions import ConceptVectors as ConceptVectors
 from glasshouse.dissect.directions import concept_vectors as concept_vectors
 from glasshouse.dissect.dissection import Dissection as Dissection
+from glasshouse.dissect.editing import EdgeEdit as EdgeEdit
+from glasshouse.dissect.editing import EditEffect as EditEffect
+from glasshouse.dissect.editing import edit_circuit as edit_circuit
+from glasshouse.dissect.editing import edit_effect as edit_effect
 from glasshouse.dissect.empirical import ReceptiveFields as ReceptiveFields
 from glasshouse.dissect.empirical import receptive_fields as receptive_fields
 from glasshouse.dissect.factors import NeuronGroups as NeuronGroups
@@ -53,6 +60,8 @@ from glasshouse.dissect.shares import ConceptSplit as ConceptSplit
 from glasshouse.dissect.sparse import sparse_dictionary as sparse_dictionary
 from glasshouse.dissect.stored import Activations as Activations
 from glasshouse.dissect.stored import activations as activations
+from glasshouse.dissect.substituting import Substituted as Substituted
+from glasshouse.dissect.substituting import substitute_units as substitute_units
 from glasshouse.dissect.tally import Best as Best
 from glasshouse.dissect.tally import Tally as Tally
 from glasshouse.dissect.tally import read_tally as read_tally
