@@ -11,7 +11,7 @@ from benchmarks.case import Case, Settings, Sides
 from benchmarks.nets import CLASSES, peer
 from glasshouse import dissect, zoo
 from glasshouse.core import Cost
-from glasshouse.dissect.removal import Removal
+from glasshouse.dissect.ablations.removal import Removal
 
 PHOTOS = ("coffee.png", "astronaut.png", "chelsea.png", "motorcycle_left.png")
 EMPTY = "blocks.5.3.depthwise.act"  # half of whose units are silent in a photograph

@@ -11,8 +11,8 @@ from benchmarks.nets import peer
 from glasshouse import dissect
 from glasshouse.core import Cost, probe
 from glasshouse.core.labelled import Label
-from glasshouse.dissect.classifiers import fit
-from glasshouse.dissect.cones import greedy_nnls
+from glasshouse.dissect.concepts.classifiers import fit
+from glasshouse.dissect.concepts.cones import greedy_nnls
 
 LAYER, UNITS = "layer4", 512
 

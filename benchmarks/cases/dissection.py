@@ -11,8 +11,8 @@ from benchmarks.case import Case, Settings, Sides
 from glasshouse import dissect
 from glasshouse.core import Cost, probe, unit_maps
 from glasshouse.core.labelled import Label
-from glasshouse.dissect.enlarging import Enlargement
-from glasshouse.dissect.overlaps import ConceptOverlap, Marks
+from glasshouse.dissect.netdissect.enlarging import Enlargement
+from glasshouse.dissect.netdissect.overlaps import ConceptOverlap, Marks
 
 N_CONCEPTS, N_IN_IMAGE, LEVEL = 200, 12, 0.995
 

@@ -4,6 +4,7 @@ import json
 import math
 import pickle
 from dataclasses import dataclass, field, fields
+from importlib import import_module
 from typing import Any
 
 import pytest
@@ -244,3 +245,16 @@ def test_display_values_lie_between_minus_one_and_one_and_keep_their_sign():
     empty = Explanation(torch.zeros(1, 2, 2), torch.zeros(1, 2, 2), "m", (), torch.zeros(1), {})
     assert not empty.normalised().any()
     assert torch.equal(e.positive(), e.heatmap.clamp(min=0))
+
+
+def test_no_two_results_of_the_package_share_a_name():
+    """Files say by name what they hold."""
+    for folder in ("report", "study"):
+        import_module(f"glasshouse.{folder}")
+    found: list[type[Noun]] = []
+    todo = [Noun]
+    while todo:
+        todo += (below := todo.pop().__subclasses__())
+        found += [kind for kind in below if kind.__module__.startswith("glasshouse")]
+    names = [kind.__name__ for kind in found]
+    assert sorted(names) == sorted(set(names))

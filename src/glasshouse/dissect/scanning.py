@@ -10,9 +10,9 @@ from glasshouse.core import Model, Noun, Progress, registered
 from glasshouse.core.labelled import Labelled, find_labels
 from glasshouse.core.shards import Data, Engine, serial
 from glasshouse.dissect.activity import Ranking
-from glasshouse.dissect.detection import Counting, Mode, Overlapping, Settings, find_thresholds
-from glasshouse.dissect.dissection import Dissection
 from glasshouse.dissect.exhibits import Exemplars, Reduction
+from glasshouse.dissect.netdissect.detection import Counting, Mode, Overlapping, Settings, find_thresholds
+from glasshouse.dissect.netdissect.dissection import Dissection
 from glasshouse.dissect.passes import Analysis, Course, key_of, reading, run
 from glasshouse.dissect.selectivity import Comparing, Selectivity
 from glasshouse.dissect.stored import Activations, Keeping

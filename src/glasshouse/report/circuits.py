@@ -11,8 +11,8 @@ from torch import Tensor
 
 from glasshouse.core import BadInput
 from glasshouse.core.result import draw
-from glasshouse.dissect.circuits import Circuit, Node
-from glasshouse.dissect.connections import ExpandedWeights
+from glasshouse.dissect.circuitry.circuits import Circuit, Node
+from glasshouse.dissect.circuitry.connections import ExpandedWeights
 from glasshouse.report.colour import Scale, colours
 from glasshouse.report.picture import css, gradient, heat_image, to_image, uri
 from glasshouse.report.words import number, percent

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from glasshouse.core import Images, Model
 from glasshouse.core.result import draw
-from glasshouse.dissect.families import Families
-from glasshouse.dissect.interrogation import Interrogation, Links
-from glasshouse.dissect.joint import JointTuning
-from glasshouse.dissect.responses import Tuning
+from glasshouse.dissect.circuitry.families import Families
+from glasshouse.dissect.circuitry.interrogation import Interrogation, Links
+from glasshouse.dissect.circuitry.joint import JointTuning
+from glasshouse.dissect.circuitry.responses import Tuning
 from glasshouse.report.colour import scale
 from glasshouse.report.page import html_page
 from glasshouse.report.picture import heat_image, uri

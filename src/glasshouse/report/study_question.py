@@ -11,7 +11,7 @@ from torch import Tensor
 from glasshouse.core.labelled import Label
 from glasshouse.core.stats.student import t_limit
 from glasshouse.dissect import Ablation, Dissection
-from glasshouse.dissect.damage import Correlation, correlate
+from glasshouse.dissect.ablations.damage import Correlation, correlate
 from glasshouse.study.alignment import class_parts, plain_name
 
 

@@ -15,7 +15,6 @@ from glasshouse.core import (
     BadInput,
     Images,
     Model,
-    Noun,
     Preprocess,
     Progress,
     borrow,
@@ -24,6 +23,7 @@ from glasshouse.core import (
     registered,
     unit_maps,
 )
+from glasshouse.core.checkpoints import resume_training, save_training
 from glasshouse.core.fingerprints import fingerprint, fingerprint_data
 from glasshouse.core.lift import module_of, provenance
 from glasshouse.core.shards import Data
@@ -112,16 +112,6 @@ def train_inverter(
     )
 
 
-@dataclass(frozen=True, eq=False, repr=False)
-class Checkpoint(Noun):
-    """A training that has come so far: weights, Adam's memory, and the losses until here."""
-
-    key: str
-    weights: dict[str, Tensor]
-    optimiser: dict[int, dict[str, Tensor]]
-    loss: Float[Tensor, " t"]
-
-
 @dataclass(frozen=True)
 class Training:
     """One training of a decoder, in place.
@@ -146,7 +136,7 @@ class Training:
         saved = into / "training.safetensors" if into else None
         losses: list[float] = []
         if saved is not None and saved.exists():
-            losses = self.resume(saved, optimiser)
+            losses = resume_training(saved, self.key, self.net, optimiser)
         device = self.net.centre.device
         batches = orders(len(self.data), self.batch_size, self.seed, len(losses))
         for step in range(len(losses), self.steps):
@@ -158,8 +148,7 @@ class Training:
             optimiser.step()
             losses.append(float(loss.detach()))
             if saved is not None and ((step + 1) % SAVE_EVERY == 0 or step + 1 == self.steps):
-                told = torch.tensor(losses, dtype=torch.float64)
-                Checkpoint(self.key, self.net.state_dict(), optimiser.state_dict()["state"], told).save(saved)
+                save_training(saved, self.key, self.net, optimiser, losses)
             if progress is not None:
                 progress(step + 1, self.steps)
         return torch.tensor(losses)
@@ -169,18 +158,6 @@ class Training:
         with torch.no_grad():
             features = self.read(inputs).float()
         return (self.net(features) - pixels_of(inputs, self.preprocess).float()).square().mean()
-
-    def resume(self, saved: Path, optimiser: torch.optim.Adam) -> list[float]:
-        """Bring the training back to where it was saved; gives its losses."""
-        then = Checkpoint.load(saved)
-        if then.key != self.key:
-            raise BadInput(
-                f"'{saved}' holds another training: {then.key} there, {self.key} here.",
-                "Use another folder, delete this one, or go back to the old settings.",
-            )
-        self.net.load_state_dict(then.weights)
-        optimiser.load_state_dict({"state": then.optimiser, "param_groups": optimiser.state_dict()["param_groups"]})
-        return then.loss.tolist()
 
 
 def orders(n: int, batch_size: int, seed: int, first: int = 0) -> Iterator[Int[Tensor, " r"]]:

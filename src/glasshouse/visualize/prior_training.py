@@ -2,7 +2,6 @@
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -13,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from glasshouse.core import BadInput, Images, Preprocess, Progress, generator, resize
-from glasshouse.core.result import Noun
+from glasshouse.core.checkpoints import resume_training, save_training
 from glasshouse.core.shards import Data
 
 Kind: TypeAlias = Literal["vae", "denoising"]
@@ -88,16 +87,6 @@ def start(net: nn.Module, seed: int) -> None:
             weight.copy_(gain * torch.randn(weight.shape, generator=draws))
 
 
-@dataclass(frozen=True, eq=False, repr=False)
-class PriorCheckpoint(Noun):
-    """A training that has come so far: weights, Adam's memory, and the losses until here."""
-
-    key: str
-    weights: dict[str, Tensor]
-    optimiser: dict[int, dict[str, Tensor]]
-    loss: Float[Tensor, " t"]
-
-
 def train(
     net: Autoencoder,
     kind: Kind,
@@ -120,7 +109,7 @@ def train(
         key: whatever the training depends on; a file serves one key.
     """
     optimiser = torch.optim.Adam(net.parameters(), lr=learning_rate)
-    losses = resume(saved, net, optimiser, key) if saved is not None and saved.exists() else []
+    losses = resume_training(saved, key, net, optimiser) if saved is not None and saved.exists() else []
     for step in range(len(losses), n_steps):
         for group in optimiser.param_groups:
             group["lr"] = learning_rate * min(1.0, (n_steps - step) / (COOL_DOWN * n_steps))
@@ -132,8 +121,7 @@ def train(
         optimiser.step()
         losses.append(float(value.detach()))
         if saved is not None and ((step + 1) % SAVE_EVERY == 0 or step + 1 == n_steps):
-            told = torch.tensor(losses, dtype=torch.float64)
-            PriorCheckpoint(key, net.state_dict(), optimiser.state_dict()["state"], told).save(saved)
+            save_training(saved, key, net, optimiser, losses)
         if progress is not None:
             progress(step + 1, n_steps)
     return torch.tensor(losses)
@@ -149,19 +137,6 @@ def loss(net: Autoencoder, kind: Kind, pixels: Images, noise_std: float, draws: 
     error = F.mse_loss(net.draw(codes), pixels)
     divergence = (value.square() + log_variance.exp() - 1 - log_variance).sum(1).mean() / 2
     return error.clamp(min=1e-12).log() / 2 + divergence / pixels[0].numel()
-
-
-def resume(saved: Path, net: Autoencoder, optimiser: torch.optim.Adam, key: str) -> list[float]:
-    """Bring a training back to where it was saved; gives its losses."""
-    then = PriorCheckpoint.load(saved)
-    if then.key != key:
-        raise BadInput(
-            f"'{saved}' holds another training: {then.key} there, {key} here.",
-            "Use another folder, delete this one, or go back to the old settings.",
-        )
-    net.load_state_dict(then.weights)
-    optimiser.load_state_dict({"state": then.optimiser, "param_groups": optimiser.state_dict()["param_groups"]})
-    return then.loss.tolist()
 
 
 @torch.no_grad()

@@ -72,7 +72,7 @@ def test_a_study_that_is_whole_has_no_findings(study: Path):
     seen = check(study)
     assert (seen.whole, seen.findings, seen.n_files) == (True, (), 4)
     assert seen.n_bytes == sum(row["size"] for row in Store.open(study).files())
-    assert repr(seen) == f"Check('{study}', 4 files, 0.0 MB: nothing amiss)"
+    assert repr(seen) == f"StudyCheck('{study}', 4 files, 0.0 MB: nothing amiss)"
     assert check(study, repair=True).removed == ()
 
 

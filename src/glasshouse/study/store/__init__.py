@@ -1,7 +1,7 @@
 """The folder of a study: a catalogue, plain arrays, packed pictures and nouns; written whole or not at all."""
 
-from glasshouse.study.store.checking import Check as Check
 from glasshouse.study.store.checking import Finding as Finding
+from glasshouse.study.store.checking import StudyCheck as StudyCheck
 from glasshouse.study.store.checking import check as check
 from glasshouse.study.store.exporting import export as export
 from glasshouse.study.store.folder import Store as Store

@@ -40,7 +40,7 @@ class Finding(Noun):
 
 
 @dataclass(frozen=True, repr=False)
-class Check(Noun):
+class StudyCheck(Noun):
     """What a check of a study found.
 
     Attributes:
@@ -62,10 +62,10 @@ class Check(Noun):
     def __repr__(self) -> str:
         counts = {what: sum(finding.what == what for finding in self.findings) for what in get_args(What)}
         told = ", ".join(f"{count} {what}" for what, count in counts.items() if count) or "nothing amiss"
-        return f"Check('{self.path}', {self.n_files} files, {self.n_bytes / 1e6:.1f} MB: {told})"
+        return f"StudyCheck('{self.path}', {self.n_files} files, {self.n_bytes / 1e6:.1f} MB: {told})"
 
 
-def check(path: str | Path, repair: bool = False) -> Check:
+def check(path: str | Path, repair: bool = False) -> StudyCheck:
     """Read all of a study: the catalogue, each file's length, SHA-256 and header, jobs, and what belongs to nobody.
 
     While somebody writes, a file that is replaced meanwhile may be told as missing.
@@ -97,7 +97,7 @@ def check(path: str | Path, repair: bool = False) -> Check:
         finally:
             catalog.close()
     n_bytes = sum(row["size"] for row in files)
-    return Check(str(root), len(files), n_bytes, tuple(findings), tuple(removed))
+    return StudyCheck(str(root), len(files), n_bytes, tuple(findings), tuple(removed))
 
 
 _STRANGE = (GlasshouseError, OSError, sqlite3.Error, LookupError, TypeError, ValueError, OverflowError, RecursionError)

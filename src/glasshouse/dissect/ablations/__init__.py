@@ -1,0 +1,1 @@
+"""What a network loses without some of its units."""

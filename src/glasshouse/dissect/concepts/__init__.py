@@ -1,0 +1,1 @@
+"""Concepts as directions in a layer: of several units, of classifiers, of classes."""

@@ -1,0 +1,1 @@
+"""Units that act together: factors, dictionaries, vocabularies."""
