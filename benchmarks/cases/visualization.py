@@ -62,7 +62,6 @@ def sixteen(settings: Settings, shape: tuple[int, ...]) -> Cost:
 
 
 STEPS: dict[str, Any] = {"settings": {"steps": 16}, "quick": {"steps": 3}}
-FASTER: dict[str, Any] = {**STEPS, "cost": sixteen, "limit_batch": 16, "faster": 1.3}
 
 CASES: tuple[Case, ...] = (
     *(

@@ -22,11 +22,11 @@ from glasshouse.visualize.images import natural_colours as natural_colours
 from glasshouse.visualize.images import pixel_image as pixel_image
 from glasshouse.visualize.images import shared_image as shared_image
 from glasshouse.visualize.images import sphere_image as sphere_image
-from glasshouse.visualize.inversion import Inversion as Inversion
 from glasshouse.visualize.inversion import class_means as class_means
 from glasshouse.visualize.inversion import invert as invert
 from glasshouse.visualize.inversion import only as only
 from glasshouse.visualize.inversion import permuted as permuted
+from glasshouse.visualize.inverted import Inversion as Inversion
 from glasshouse.visualize.inverter_training import train_inverter as train_inverter
 from glasshouse.visualize.inverters import Inverter as Inverter
 from glasshouse.visualize.likeness import accentuate as accentuate

@@ -163,6 +163,5 @@ def test_a_mistake_is_named(call, said: str):
         call()
 
 
-def test_they_are_found_by_their_names():
+def test_it_is_found_by_its_name():
     assert find_method("curve_detectors", "dissect").function is curve_detectors
-    assert find_method("judge_curves", "dissect").function is judge_curves

@@ -167,6 +167,5 @@ def test_data_that_cannot_be_counted_is_named(data: Any, said: str, net: nn.Sequ
         edit_effect(net, [EdgeEdit("6", [0], [1])], data, n_controls=0)
 
 
-def test_they_are_found_by_their_names():
+def test_it_is_found_by_its_name():
     assert find_method("edit_circuit", "dissect").function is edit_circuit
-    assert find_method("edit_effect", "dissect").function is edit_effect

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from glasshouse.core import BadInput, find_method, probe
+from glasshouse.core import BadInput, probe
 from glasshouse.dissect.circuitry.substituting import substitute_units
 
 IMAGES = torch.rand(6, 3, 10, 10, generator=torch.Generator().manual_seed(1))
@@ -58,7 +58,3 @@ def test_a_mistake_is_named(cnn):
     nn.init.zeros_(still.weight)
     with pytest.raises(BadInput, match=r"units \[4\] answer the same everywhere"):
         substitute_units(cnn, still, IMAGES, layer="1", units=[4])
-
-
-def test_it_is_found_by_its_name():
-    assert find_method("substitute_units", "dissect").function is substitute_units
