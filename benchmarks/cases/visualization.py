@@ -54,7 +54,7 @@ def lucent(model: nn.Module, images: Tensor, settings: Settings) -> Sides:
             progress=False,
         )
 
-    return Sides(own, other, lambda: (torch.ones(1), torch.ones(1)))
+    return Sides(own, other, lambda: (torch.ones(1, 1), torch.ones(1, 1)))
 
 
 def sixteen(settings: Settings, shape: tuple[int, ...]) -> Cost:
