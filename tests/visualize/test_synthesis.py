@@ -1,8 +1,10 @@
 """Pictures whose best form is known, and the promises that hold for all of them."""
 
+import gc
+
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from glasshouse.core import BadInput, Model, NotFound, Preprocess, find_method, generator
 from glasshouse.visualize import (
@@ -196,14 +198,19 @@ def test_nothing_after_the_layer_runs(cnn):
 
 
 @pytest.mark.filterwarnings("ignore:the model is in training mode")
-def test_twenty_renders_leave_no_trace(cnn):
+def test_a_hundred_renders_leave_no_trace_and_no_tensor(cnn):
     cnn.train()
     cnn[3].eval()
     weights = {name: value.clone() for name, value in cnn.state_dict().items()}
     modes = [module.training for module in cnn.modules()]
     random = torch.get_rng_state()
-    for seed in range(20):
+    alive: list[int] = []
+    for seed in range(100):
         render(cnn, unit("3", 1) + diversity("3"), n_images=2, size=12, steps=1, seed=seed)
+        if seed in (9, 99):
+            gc.collect()
+            alive.append(sum(type(thing) in (Tensor, nn.Parameter) for thing in gc.get_objects()))
+    assert alive[0] == alive[1]
     with pytest.raises(BadInput):
         render(cnn, unit("3", 99), size=12)
     assert [module.training for module in cnn.modules()] == modes
