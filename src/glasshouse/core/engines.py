@@ -4,6 +4,7 @@ All give the same bits, because a shard's result does not depend on who makes it
 order of the shards (`glasshouse.core.shards`). Engines with several processes need `into`, a folder that all see.
 """
 
+import atexit
 import os
 from collections.abc import Sequence
 from datetime import timedelta
@@ -190,6 +191,13 @@ def _join_group() -> None:
             "Type: torchrun --nproc-per-node 2 script.py",
         )
     dist.init_process_group("gloo")
+    atexit.register(_leave_group)
+
+
+def _leave_group() -> None:
+    """A process that ends with its group's threads alive may be aborted by them."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def _import_ray() -> Any:
