@@ -26,21 +26,10 @@ Segmenter: TypeAlias = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class LabelledData:
-    """Images with label maps, of which each item is made from an item of another data set.
-
-    Args:
-        source: the data set that is read.
-        read: from one of its items to label maps and labels of the whole image, by category.
-    """
+class Remade:
+    """A data set of which each item is made from an item of another, under the same name."""
 
     source: Data
-    categories: tuple[str, ...]
-    labels: tuple[Label, ...]
-    read: Callable[[Any], tuple[Mapping[str, Tensor], Mapping[str, int]]]
-
-    def __repr__(self) -> str:
-        return f"LabelledData({self.source!r}, {len(self.labels)} labels in {', '.join(self.categories)})"
 
     def __len__(self) -> int:
         return len(self.source)
@@ -49,6 +38,22 @@ class LabelledData:
     def ids(self) -> Sequence[Any]:
         """What the images are called."""
         return names_of(self.source)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class LabelledData(Remade):
+    """Images with label maps, of which each item is made from an item of another data set.
+
+    Args:
+        read: from an item of the source to label maps and labels of the whole image, by category.
+    """
+
+    categories: tuple[str, ...]
+    labels: tuple[Label, ...]
+    read: Callable[[Any], tuple[Mapping[str, Tensor], Mapping[str, int]]]
+
+    def __repr__(self) -> str:
+        return f"LabelledData({self.source!r}, {len(self.labels)} labels in {', '.join(self.categories)})"
 
     def __getitem__(self, index: int, /) -> dict[str, Tensor]:
         item = self.source[index]
@@ -57,24 +62,15 @@ class LabelledData:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class SegmentedData:
+class SegmentedData(Remade):
     """Images whose label maps a network makes, a batch at a time."""
 
-    source: Data
     categories: tuple[str, ...]
     labels: tuple[Label, ...]
     segmenter: Segmenter
 
     def __repr__(self) -> str:
         return f"SegmentedData({self.source!r}, {len(self.labels)} labels)"
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    @property
-    def ids(self) -> Sequence[Any]:
-        """What the images are called."""
-        return names_of(self.source)
 
     def __getitem__(self, index: int, /) -> dict[str, Tensor]:
         item = self.source[index]
@@ -102,25 +98,16 @@ class SegmentedData:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Inputs:
+class Inputs(Remade):
     """A data set whose images, pixels in 0…1, are brought into the form in which a model takes them.
 
     Label maps and everything else pass as they are, so images must already have the model's size where there are any.
     """
 
-    source: Data
     preprocess: Preprocess
 
     def __repr__(self) -> str:
         return f"Inputs({self.source!r})"
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    @property
-    def ids(self) -> Sequence[Any]:
-        """What the images are called."""
-        return names_of(self.source)
 
     def __getitem__(self, index: int, /) -> Any:
         item = self.source[index]

@@ -1,6 +1,7 @@
 """What looking at single units gives: images picked for each of them, and how to show what was seen there."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
@@ -188,6 +189,27 @@ def image_of(item: Any) -> Tensor:
             "Give tensors `c h w`, tuples that start with one, or dictionaries with one under 'image'.",
         )
     return image
+
+
+def targets_of(batch: Any) -> Int[Tensor, " n"]:
+    """The classes in a batch, whose items must have them."""
+    target: Any = None
+    with suppress(KeyError, IndexError):
+        target = batch["target"] if isinstance(batch, dict) else batch[1] if isinstance(batch, tuple | list) else None
+    if not isinstance(target, Tensor) or target.ndim != 1 or target.is_floating_point():
+        raise BadInput(
+            "the items of the data set do not say which class they are of.",
+            "Give (image, class) or dictionaries with 'image' and 'target'; classes are whole numbers.",
+        )
+    return target.long()
+
+
+def known_targets(batch: Any, n: int) -> Int[Tensor, " n"]:
+    """The classes in a batch of n items, -1 where these have none."""
+    try:
+        return targets_of(batch).cpu()
+    except BadInput:
+        return torch.full((n,), -1)
 
 
 def _listed(numbers: list[int]) -> str:

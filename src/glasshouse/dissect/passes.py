@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from glasshouse.core import (
     BadInput,
+    Images,
     LayerGeometry,
     Model,
     NotFound,
@@ -65,6 +66,13 @@ class Reader:
 
     def __call__(self, batch: Any, ids: Int[Tensor, " n"]) -> dict[str, Units]:
         """Maps `n u i j` of each layer, at least float32."""
+        images = self.images(batch, ids)
+        with probe(self.network, *self.places, stop=True) as seen:
+            self.network(images)
+        return {layer: self._maps(layer, seen[layer], ids) for layer in self.places}
+
+    def images(self, batch: Any, ids: Int[Tensor, " n"]) -> Images:
+        """The images of a batch on the network's device, which must be of the size and type of the first."""
         images = image_of(batch)
         if images.shape[1:] != self.first.shape[1:] or images.dtype != self.first.dtype:
             raise BadInput(
@@ -72,9 +80,7 @@ class Reader:
                 f"the first is {tuple(self.first.shape[1:])} {self.first.dtype}.",
                 "Bring all of them to one size and type, for instance with model.preprocess.",
             )
-        with probe(self.network, *self.places, stop=True) as seen:
-            self.network(images.to(self.first.device))
-        return {layer: self._maps(layer, seen[layer], ids) for layer in self.places}
+        return images.to(self.first.device)
 
     def _maps(self, layer: str, output: Tensor, ids: Tensor) -> Units:
         place, units = self.places[layer], self.units[layer]

@@ -10,7 +10,7 @@ from torch import Tensor
 from glasshouse.core import Noun, Units
 from glasshouse.core.stats import Stat
 from glasshouse.core.stats.protocol import Counted
-from glasshouse.dissect.stored import targets_of
+from glasshouse.dissect.exhibits import known_targets
 
 
 @dataclass(frozen=True, repr=False)
@@ -90,7 +90,7 @@ class Comparing:
         return {"sums": ClassSums(self.n_classes)}
 
     def count(self, maps: Units, batch: Any, ids: Int[Tensor, " n"]) -> dict[str, tuple[Any, ...]]:
-        return {"sums": (maps.flatten(2).mean(2), targets_of(batch, len(ids)))}
+        return {"sums": (maps.flatten(2).mean(2), known_targets(batch, len(ids)))}
 
     def finish(self, sums: ClassSums) -> Selectivity:
         """The class means."""

@@ -18,6 +18,7 @@ from glasshouse.core.labelled import Label, completed, concept_masks, find_label
 from glasshouse.core.shards import Data, Engine, serial
 from glasshouse.core.stats import Stat
 from glasshouse.core.stats.protocol import Counted
+from glasshouse.dissect.exhibits import known_targets
 from glasshouse.dissect.passes import Course, key_of, reading, run
 
 Kept: TypeAlias = Literal["float32", "float16"]
@@ -181,7 +182,7 @@ class Keeping:
         return {"written": Written()}
 
     def count(self, maps: Units, batch: Any, ids: Int[Tensor, " n"]) -> dict[str, tuple[Any, ...]]:
-        found = {"maps": maps.cpu(), "targets": targets_of(batch, len(ids))}
+        found = {"maps": maps.cpu(), "targets": known_targets(batch, len(ids))}
         if hasattr(self.data, "labels"):
             batch = completed(self.data, batch)
             found["planes"] = resize_labels(batch["planes"], self.label_size) if self.label_size else batch["planes"]
@@ -223,14 +224,3 @@ class Written(Counted):
 
     def _join(self, other: "Written") -> None:
         self.n += other.n
-
-
-def targets_of(batch: Any, n: int) -> Int[Tensor, " n"]:
-    """The class numbers in a batch; -1 where it has none."""
-    target: Any = None
-    if isinstance(batch, dict):
-        target = batch.get("target")
-    elif isinstance(batch, tuple | list) and len(batch) > 1:
-        target = batch[1]
-    whole = isinstance(target, Tensor) and target.shape == (n,) and not target.is_floating_point()
-    return target.long().cpu() if whole else torch.full((n,), -1)

@@ -17,8 +17,8 @@ from glasshouse.core.labelled import Labelled
 from glasshouse.core.shards import Data, Engine, serial
 from glasshouse.data import inputs
 from glasshouse.dissect import Ablation, Correlation, Dissection, Exemplars, Selectivity, ablate_units, scan
+from glasshouse.dissect.exhibits import known_targets
 from glasshouse.dissect.passes import reading
-from glasshouse.dissect.stored import targets_of
 from glasshouse.study.alignment import align
 from glasshouse.study.keeping import keep_ablation, keep_dissection, keep_exemplars, keep_selectivity
 from glasshouse.study.store import Store
@@ -150,7 +150,7 @@ class Study:
         """Whether any of the first images has a class of the model."""
         _, data, _ = self._ready()
         items = (data[index] for index in range(min(len(data), 64)))
-        return any(int(targets_of(default_collate([item]), 1)) >= 0 for item in items)
+        return any(int(known_targets(default_collate([item]), 1)) >= 0 for item in items)
 
     @property
     def layers(self) -> list[str]:

@@ -1,7 +1,6 @@
 """Every unit of a layer switched off, one at a time, and what that does to every class."""
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,7 +19,7 @@ from glasshouse.dissect.ablations.damage import Ablation, How, Traits
 from glasshouse.dissect.ablations.outcomes import Changes, Responses
 from glasshouse.dissect.ablations.removal import Removal, plan_removal
 from glasshouse.dissect.ablations.wiring import weight_norms
-from glasshouse.dissect.exhibits import image_of
+from glasshouse.dissect.exhibits import image_of, targets_of
 from glasshouse.dissect.passes import Reader, chosen_units, key_of, reading
 
 TURN = Lock()  # hooks are on while a batch runs, and batches may come from several threads
@@ -165,13 +164,13 @@ class Step:
     alone: Int[Tensor, " g"] | None
 
     def __call__(self, batch: Any, ids: Int[Tensor, " n"]) -> dict[str, tuple[Any, ...]]:
-        images, targets = image_of(batch), targets_of(batch)
+        images, targets = self.read.images(batch, ids), targets_of(batch)
         known = targets >= 0
         names = [str(self.read.names[int(number)]) for number in ids]
-        check_images(images, self.read.first, names)
+        if not (finite := images.flatten(1).isfinite().all(1)).all():
+            raise BadInput(f"image {names[int((~finite).nonzero()[0])]!r} holds NaN or infinite values.")
         with TURN, torch.no_grad():
-            device = self.read.first.device
-            without = self.removal(images.to(device), self.substitute(ids))
+            without = self.removal(images, self.substitute(ids))
         n_classes = without.output.shape[1]
         if (wrong := targets >= n_classes).any():
             row = int(wrong.nonzero()[0])
@@ -185,31 +184,6 @@ class Step:
             maps, output = without.maps[known][:, self.alone], without.output[known]
             counted["responses"] = targets[known], maps, output.float().softmax(1)
         return counted
-
-
-def check_images(images: Tensor, first: Tensor, names: Sequence[str]) -> None:
-    """All images are finite, and of the size and type of the first."""
-    if not (finite := images.flatten(1).isfinite().all(1)).all():
-        raise BadInput(f"image {names[int((~finite).nonzero()[0])]!r} holds NaN or infinite values.")
-    if images.shape[1:] != first.shape[1:] or images.dtype != first.dtype:
-        raise BadInput(
-            f"image {names[0]!r} is {tuple(images.shape[1:])} {images.dtype}, "
-            f"the first is {tuple(first.shape[1:])} {first.dtype}.",
-            "Bring all of them to one size and type, for instance with model.preprocess.",
-        )
-
-
-def targets_of(batch: Any) -> Int[Tensor, " n"]:
-    """The classes in a batch."""
-    target: Any = None
-    with suppress(KeyError, IndexError):
-        target = batch["target"] if isinstance(batch, dict) else batch[1] if isinstance(batch, tuple | list) else None
-    if not isinstance(target, Tensor) or target.ndim != 1 or target.is_floating_point():
-        raise BadInput(
-            "the items of the data set do not say which class they are of.",
-            "Give (image, class) or dictionaries with 'image' and 'target'; classes are whole numbers.",
-        )
-    return target.long()
 
 
 def strangers(n: int, seed: int) -> Int[Tensor, " n"]:

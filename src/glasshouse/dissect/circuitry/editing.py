@@ -16,8 +16,7 @@ from glasshouse.core.lift import checked_images, module_of
 from glasshouse.core.plan import untouched
 from glasshouse.core.shards import Data, sweep
 from glasshouse.core.stats.protocol import Counted
-from glasshouse.dissect.ablations.ablation import targets_of
-from glasshouse.dissect.exhibits import image_of
+from glasshouse.dissect.exhibits import image_of, targets_of
 
 
 @dataclass(frozen=True)
