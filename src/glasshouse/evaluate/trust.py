@@ -7,11 +7,13 @@ from torch import nn
 from glasshouse.core import BadInput, Card, Explanation, Images, Model, Score, Target, list_methods
 from glasshouse.evaluate.axioms import gap_plan, own_gap, own_score, silent_value
 from glasshouse.evaluate.complexity import edge_correlation, entropy, sign_balance, sparseness
-from glasshouse.evaluate.curves import gain_plan
 from glasshouse.evaluate.engine import Answers
-from glasshouse.evaluate.fidelity import fidelity_plan
+from glasshouse.evaluate.faithfulness.curves import gain_plan
+from glasshouse.evaluate.faithfulness.subsets import fidelity_plan
 from glasshouse.evaluate.metric import Metric, asked, measure, undefined
-from glasshouse.evaluate.sanity import class_sensitivity, price, randomise_parameters
+from glasshouse.evaluate.sanity.classes import class_sensitivity
+from glasshouse.evaluate.sanity.replaying import price
+from glasshouse.evaluate.sanity.weights import randomise_parameters
 from glasshouse.evaluate.words import sentence
 
 Tier: TypeAlias = Literal["auto", "free", "lite", "standard"]

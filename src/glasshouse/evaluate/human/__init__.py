@@ -1,0 +1,1 @@
+"""Does the explanation help somebody? Forms for people, and simulated students."""

@@ -1,0 +1,1 @@
+"""Is what is said of units, parts, concepts and stand-in models true?"""

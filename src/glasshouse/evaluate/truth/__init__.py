@@ -1,0 +1,1 @@
+"""Methods and metrics held against what is known to be true."""
