@@ -12,11 +12,12 @@ import torch
 from PIL import Image
 from torch import nn
 
+import glasshouse
 from glasshouse import zoo
 from glasshouse._version import __version__
 from glasshouse.cli import DONE, FAILED, INTERRUPTED, PARTIAL, USAGE, main, reports
 from glasshouse.cli.console import Console, columns, new_file
-from glasshouse.core import BadInput, Explanation, Interrupted, Model, Preprocess, method, select
+from glasshouse.core import BadInput, Explanation, Interrupted, Model, Preprocess, method, registered, select
 from glasshouse.zoo import registry
 
 
@@ -142,6 +143,51 @@ def test_lists(tiny, capsys):
     assert layers["3"]["units"] == 8
     assert layers["3"]["grid"] == [12, 12]
     assert layers["3"]["receptive_field"] == [8, 8]
+
+
+def test_the_list_of_methods_shows_what_they_explain_and_what_it_costs(capsys):
+    assert main(["list", "methods"]) == DONE
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 120
+    assert "processing.salience: what in this input led to this answer" in lines
+    assert any(line.split() == ["attribute.grad_cam", "heatmap", "1", "F", "+", "1", "B"] for line in lines)
+    assert any("Promises: complete, dummy, equivariant" in line for line in lines)
+    assert main(["list", "methods", "--family", "processing.*", "--form", "mask", "--json"]) == DONE
+    found = json.loads(capsys.readouterr().out)["found"]
+    assert {"attribute.extremal_perturbation", "attribute.meaningful_perturbation"} <= {
+        entry["name"] for entry in found
+    }
+    assert {entry["form"] for entry in found} == {"mask"}
+    assert found[0]["cost"]["forward"] > 1
+    assert "srg" in found[0]["evaluations"]
+
+
+def test_the_list_of_metrics_shows_which_way_is_better_and_what_chance_scores(capsys):
+    assert main(["list", "metrics"]) == DONE
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 120
+    assert lines[0] == "E1: is it true of the model?"
+    assert any(line.split() == ["evaluate.srg", "higher", "is", "better", "chance:", "0"] for line in lines)
+
+
+def test_a_plug_in_that_does_not_say_where_it_stands_is_listed_too(monkeypatch, capsys):
+    glasshouse.list_methods()  # fills the registry
+    methods = sys.modules["glasshouse.core.registry"]
+    monkeypatch.setattr(methods, "_registry", dict(methods._registry))
+
+    @registered("dissect")
+    def weigh(model):
+        """How heavy a network is."""
+
+    @registered("evaluate")
+    def charm(model, inputs, explanation):
+        """How charming a map is."""
+
+    for kind, name in (("methods", "dissect.weigh"), ("metrics", "evaluate.charm")):
+        assert main(["list", kind, name]) == DONE
+        heading, line = capsys.readouterr().out.splitlines()[:2]
+        assert heading.startswith("not said")
+        assert line.split()[0] == name
 
 
 def test_the_doctor_names_what_is_missing_and_the_cure(monkeypatch, capsys):

@@ -52,7 +52,7 @@ def explanation() -> Explanation:
         settings={"layer": "4", "chunk": 16},
         layer="4",
         extras={"gap": torch.rand(3), "grid": torch.rand(2, 2)},
-        card=Card("lite", {"deletion": score(), "insertion": score()}, ("a", "b", "c")),
+        attached=Card("lite", {"deletion": score(), "insertion": score()}, ("a", "b", "c")),
         provenance={"seconds": 0.25},
     )
 

@@ -5,18 +5,9 @@ import torch
 
 from glasshouse import evaluate
 from glasshouse.core import BadInput, blur
-from glasshouse.evaluate.engine import (
-    CLEAN,
-    FULL,
-    NOTHING,
-    Answers,
-    Cells,
-    Ranked,
-    grid_of,
-    keeping,
-    order_of,
-    substrate,
-)
+from glasshouse.evaluate.baselines import substrate
+from glasshouse.evaluate.engine import Answers
+from glasshouse.evaluate.questions import CLEAN, FULL, NOTHING, Cells, Ranked, grid_of, keeping, order_of
 
 
 def questions(maps, baseline="mean"):

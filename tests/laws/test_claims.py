@@ -5,6 +5,7 @@ any method works.
 """
 
 import copy
+from typing import get_args
 
 import pytest
 import torch
@@ -24,8 +25,8 @@ def claimed(claim: Claim) -> pytest.MarkDecorator:
     )
 
 
-def call(info: Info, net: nn.Module, images: Tensor) -> Explanation:
-    return info.function(net, images, TARGET, **info.example)
+def call(info: Info, net: nn.Module, images: Tensor, target: int | Tensor = TARGET, **settings: str) -> Explanation:
+    return info.function(net, images, target, **{**info.example, **settings})
 
 
 def close(a: Tensor, b: Tensor, tolerance: float = 1e-4) -> None:
@@ -67,6 +68,25 @@ class Rewritten(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         x = F.relu(self.first(inputs))
         return F.linear(self.last(self.left(x) + self.right(x)).mean((2, 3)), self.head.weight, self.head.bias)
+
+
+class Crowd(nn.Module):
+    """Every pixel by itself, then their mean: no pixel can be told from another."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.head = nn.Conv2d(3, 6, 1), nn.Conv2d(6, 8, 1), nn.Linear(8, 4)
+        self.relu, self.last = nn.ReLU(), nn.ReLU()
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.head(self.last(self.second(self.relu(self.first(inputs)))).mean((2, 3)))
+
+
+@pytest.fixture(scope="module")
+def crowd() -> Crowd:
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        return Crowd().eval().requires_grad_(False)
 
 
 @pytest.fixture(scope="module")
@@ -130,6 +150,37 @@ def test_the_map_of_a_shifted_image_is_shifted(info, net, images):
     close(call(info, net, shifted).heatmap, call(info, net, images).heatmap.roll((4, -6), (1, 2)), 1e-3)
 
 
-@pytest.mark.parametrize("claim", ["complete", "dummy", "implementation", "silent", "equivariant"])
+@claimed("linear")
+def test_the_values_for_a_weighted_sum_of_scores_are_the_weighted_sum_of_values(info, net, images):
+    one, other = torch.randn(2, 2, 4, generator=torch.Generator().manual_seed(5))
+    first, second, both = (
+        call(info, net, images, weights, score="logit").native for weights in (one, other, 2 * one - 0.5 * other)
+    )
+    close(both, 2 * first - 0.5 * second)
+    assert not torch.allclose(first, second, rtol=0.1)
+
+
+@claimed("symmetric")
+def test_pixels_that_cannot_be_told_apart_get_the_same_values(info, crowd, images):
+    twins = images.clone()
+    twins[:, :, 3, 4] = twins[:, :, 12, 15]
+    swapped = twins.flatten(2)[:, :, torch.randperm(320, generator=torch.Generator().manual_seed(1))].view_as(twins)
+    close(crowd(swapped), crowd(twins))
+    values = call(info, crowd, twins).native
+    close(values[:, :, 3, 4], values[:, :, 12, 15])
+    assert not torch.allclose(values[:, :, 3, 4], values[:, :, 3, 5], rtol=0.1)
+
+
+@claimed("input_invariant")
+def test_a_constant_that_the_first_layer_takes_away_changes_nothing(info, net, images):
+    constant = torch.tensor([0.7, -0.4, 1.1])
+    other = copy.deepcopy(net)
+    other.first.bias -= (net.first.weight.sum((2, 3)) * constant).sum(1)
+    moved = images + constant[:, None, None]
+    close(other(moved), net(images))
+    close(call(info, other, moved).heatmap, call(info, net, images).heatmap, 1e-3)
+
+
+@pytest.mark.parametrize("claim", get_args(Claim))
 def test_every_promise_is_made_by_some_method(claim):
     assert any(claim in info.claims for info in METHODS)

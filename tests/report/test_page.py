@@ -56,7 +56,7 @@ def test_style_and_script_are_small(page):
 def test_names_from_outside_cannot_become_html(model, views, parsed):
     evil = [replace(view, photo=f"a/{EVIL}", skipped={"cam": EVIL}, top=((0, EVIL, 0.9),)) for view in views]
     card = replace(views[0].explanations[0].card, sentences=(EVIL,))
-    evil[0] = replace(evil[0], explanations=(replace(views[0].explanations[0], card=card, layer=EVIL),))
+    evil[0] = replace(evil[0], explanations=(replace(views[0].explanations[0], attached=card, layer=EVIL),))
     page = report.explain_page(replace(model, name=EVIL, chosen=(EVIL,)), evil, title=EVIL, loading={"spec": EVIL})
     assert page.count("<script>") == 1
     assert EVIL not in page
@@ -83,7 +83,7 @@ def test_verdicts_are_words_and_not_colour_alone(model, views):
     def with_score(value: float) -> str:
         one = torch.tensor([value]), torch.tensor([0.1])
         card = Card("lite", {"srg": Score("srg", *one, 0.0, "up", ("",))}, ("Said.",))
-        view = replace(views[0], explanations=(replace(views[0].explanations[0], card=card),))
+        view = replace(views[0], explanations=(replace(views[0].explanations[0], attached=card),))
         return report.explain_page(model, [view])
 
     assert "● better than chance" in with_score(0.31)

@@ -40,8 +40,8 @@ from glasshouse.attribute.relevance.layerwise import Conservation as Conservatio
 from glasshouse.attribute.relevance.layerwise import conservation as conservation
 from glasshouse.attribute.relevance.layerwise import lrp as lrp
 from glasshouse.attribute.sufficient import smallest_area as smallest_area
-from glasshouse.attribute.superpixels import regions as regions
 from glasshouse.attribute.surrogates import lime as lime
 from glasshouse.attribute.tokens import token_occlusion as token_occlusion
 from glasshouse.attribute.units import LayerAttribution as LayerAttribution
 from glasshouse.attribute.units import UnitAttribution as UnitAttribution
+from glasshouse.core.superpixels import regions as regions

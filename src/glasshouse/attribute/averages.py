@@ -50,7 +50,7 @@ def reduction(settings: Mapping[str, Any]) -> Reduction:
 @method(
     reduction=reduction,
     cost=passes,
-    claims=("dummy", "implementation", "silent"),
+    claims=("dummy", "implementation", "silent", "linear"),
     paper="Smilkov et al., 2017",
     example={"n_samples": 4},
 )

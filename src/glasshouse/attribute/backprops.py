@@ -28,7 +28,7 @@ RECOVERY = (
 @method(
     reduction="max_abs",
     cost=lambda settings, shape: Cost(1, 1),
-    claims=("dummy", "implementation", "silent", "equivariant"),
+    claims=("dummy", "implementation", "silent", "equivariant", "input_invariant"),
     class_sensitive=False,
     warning=RECOVERY,
     paper="Springenberg et al., ICLR workshop 2015",
@@ -60,7 +60,7 @@ def guided_backprop(
 @method(
     reduction="max_abs",
     cost=lambda settings, shape: Cost(1, 1),
-    claims=("dummy", "implementation", "silent", "equivariant"),
+    claims=("dummy", "implementation", "silent", "equivariant", "input_invariant"),
     class_sensitive=False,
     warning=RECOVERY,
     paper="Zeiler & Fergus, ECCV 2014",

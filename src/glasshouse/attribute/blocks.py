@@ -102,7 +102,11 @@ def along_path(
     return y, low, activation, slope
 
 
-@method(cost=lambda settings, shape: Cost(1, 1), claims=CLAIMS, paper="Fong et al., ICCV 2019")
+@method(
+    cost=lambda settings, shape: Cost(1, 1),
+    claims=(*CLAIMS, "linear", "input_invariant"),
+    paper="Fong et al., ICCV 2019",
+)
 def linear_approximation(
     model: nn.Module,
     inputs: Images,
@@ -152,7 +156,7 @@ def passes(settings: Mapping[str, Any], shape: Sequence[int]) -> Cost:
     return Cost(1, 1) if settings["path"] == "gradient" else Cost(n + 3, n)
 
 
-@method(cost=passes, claims=CLAIMS, paper=OLAH)
+@method(cost=passes, claims=(*CLAIMS, "linear", "input_invariant"), paper=OLAH)
 def spatial_attribution(
     model: nn.Module,
     inputs: Images,

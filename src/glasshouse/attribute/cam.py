@@ -25,7 +25,7 @@ UNIT_BY_UNIT = ("relu", "relu_", "relu6", "hardtanh", "leaky_relu", "silu", "har
 
 @method(
     cost=lambda settings, shape: Cost(1),
-    claims=("dummy", "implementation", "silent", "equivariant"),
+    claims=("dummy", "implementation", "silent", "equivariant", "linear", "input_invariant"),
     paper="Zhou et al., CVPR 2016",
 )
 def cam(model: nn.Module, inputs: Images, target: Target = None, *, score: Reading = "logit") -> LayerMaps:

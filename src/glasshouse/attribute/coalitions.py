@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from glasshouse.attribute.answers import Classes, ask, wide
 from glasshouse.attribute.baselines import Baselines, baseline_images
-from glasshouse.attribute.superpixels import Labels, means
 from glasshouse.core import Aim, Images, Reading, in_chunks
+from glasshouse.core.superpixels import Labels, means
 
 Coalitions: TypeAlias = Bool[Tensor, "s m"]
 """One row per sample, true for the regions of one image that it shows."""

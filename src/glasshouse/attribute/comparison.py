@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from weakref import ref
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +28,7 @@ from glasshouse.core import (
     watching,
 )
 from glasshouse.core.lift import answer, checked_images, module_of
+from glasshouse.core.result import Subject
 from glasshouse.core.sharing import Shared, sharing
 
 FIRST_LOOK = ("grad_cam", "integrated_gradients", "occlusion")
@@ -94,10 +96,11 @@ def compare(
         images = images.detach().clone()
         if any("layer" in own and own["layer"] is None for own in options.values()):
             layers += [usual] if (usual := geometry(network, images).default) else []
+        subject = Subject(ref(module_of(model)), inputs.detach())
         if network is module_of(model):  # the user's own, which is not to be touched
-            return ask(network, images, infos, options, targets, found, None, progress, cancel)
+            return ask(network, images, infos, options, targets, found, None, subject, progress, cancel)
         with sharing(network, images, layers) as shared:
-            return ask(network, images, infos, options, targets, found, shared, progress, cancel)
+            return ask(network, images, infos, options, targets, found, shared, subject, progress, cancel)
 
 
 def chosen(
@@ -129,6 +132,7 @@ def ask(
     targets: Sequence[Target],
     found: Comparison,
     shared: Shared | None,
+    subject: Subject,
     progress: Progress | None,
     cancel: Callable[[], bool] | None,
 ) -> Comparison:
@@ -145,7 +149,8 @@ def ask(
         try:
             for number, aim in enumerate(aims):
                 with watching(teller.of(name, number)):
-                    maps.append(answer(info, network, images, aim.rows(rows), options[name]))
+                    explained = answer(info, network, images, aim.rows(rows), options[name])
+                maps.append(explained.about(subject))
                 teller.reached(name, number + 1)
             found.explanations[name] = tuple(maps)
         except Cancelled:

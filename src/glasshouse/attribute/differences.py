@@ -37,7 +37,7 @@ def passes(settings: Mapping[str, Any], shape: Sequence[int]) -> Cost:
     return Cost(2 * n, n)
 
 
-@method(cost=passes, claims=("complete", "dummy", "equivariant"), paper="Shrikumar et al., ICML 2017")
+@method(cost=passes, claims=("complete", "dummy", "equivariant", "linear"), paper="Shrikumar et al., ICML 2017")
 def deep_lift(
     model: nn.Module,
     inputs: Images,

@@ -22,7 +22,7 @@ def passes(settings: Mapping[str, Any], shape: Sequence[int]) -> Cost:
     return Cost(n + 1 + (min(n, len(given)) if several else 1) / shape[0], n)
 
 
-@method(cost=passes, claims=("complete", *LOCAL), paper="Erion et al., 2021", example={"n_samples": 16})
+@method(cost=passes, claims=("complete", *LOCAL, "linear"), paper="Erion et al., 2021", example={"n_samples": 16})
 def expected_gradients(
     model: nn.Module,
     inputs: Images,

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from glasshouse.attribute.answers import Classes, ask
 from glasshouse.attribute.baselines import Baselines
 from glasshouse.attribute.coalitions import Coalitions, game_of, play
-from glasshouse.attribute.superpixels import Kind, grid_of, label_maps
 from glasshouse.core import Aim, BadInput, Cost, Images, Reading, Target, generator, method
+from glasshouse.core.superpixels import Kind, grid_of, label_maps
 
 SPARE = 4  # coalitions left to draw; fewer say nothing about their own error
 
@@ -39,7 +39,7 @@ def count_coalitions(players: int, n_samples: int) -> int:
 
 @method(
     cost=passes,
-    claims=("implementation", "silent"),
+    claims=("implementation", "silent", "linear"),
     paper="Lundberg & Lee, NeurIPS 2017",
     example={"n_samples": 40, "n_regions": 9, "chunk": 8},
 )

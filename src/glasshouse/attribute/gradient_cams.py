@@ -47,7 +47,9 @@ def maps_and_slopes(
     return units.maps(seen[layer].detach()).to(dtype), units.maps(slopes).to(dtype)
 
 
-@method(cost=lambda settings, shape: Cost(1, 1), claims=CLAIMS, paper="Selvaraju et al., ICCV 2017")
+@method(
+    cost=lambda settings, shape: Cost(1, 1), claims=(*CLAIMS, "input_invariant"), paper="Selvaraju et al., ICCV 2017"
+)
 def grad_cam(
     model: nn.Module,
     inputs: Images,
@@ -71,7 +73,9 @@ def grad_cam(
     return weighted(maps, reduce(slopes, "n k i j -> n k", "mean"), relu)
 
 
-@method(cost=lambda settings, shape: Cost(1, 1), claims=CLAIMS, paper="Chattopadhay et al., WACV 2018")
+@method(
+    cost=lambda settings, shape: Cost(1, 1), claims=(*CLAIMS, "input_invariant"), paper="Chattopadhay et al., WACV 2018"
+)
 def grad_cam_pp(
     model: nn.Module,
     inputs: Images,
@@ -100,7 +104,9 @@ def grad_cam_pp(
     return weighted(maps, reduce(gain / (2 + gain * total), "n k i j -> n k", "sum"), relu)
 
 
-@method(cost=lambda settings, shape: Cost(1, 1), claims=CLAIMS, paper="Fu et al., BMVC 2020")
+@method(
+    cost=lambda settings, shape: Cost(1, 1), claims=(*CLAIMS, "linear", "input_invariant"), paper="Fu et al., BMVC 2020"
+)
 def xgrad_cam(
     model: nn.Module,
     inputs: Images,
@@ -127,7 +133,11 @@ def xgrad_cam(
     return weighted(maps, torch.where(total == 0, 0, share / total), relu)
 
 
-@method(cost=lambda settings, shape: Cost(1, 1), claims=CLAIMS, paper="Draelos & Carin, 2020")
+@method(
+    cost=lambda settings, shape: Cost(1, 1),
+    claims=(*CLAIMS, "linear", "input_invariant"),
+    paper="Draelos & Carin, 2020",
+)
 def hires_cam(
     model: nn.Module,
     inputs: Images,
@@ -153,7 +163,7 @@ def hires_cam(
     return rectified(einsum(slopes, maps, "n k i j, n k i j -> n i j"), relu)
 
 
-@method(cost=lambda settings, shape: Cost(1, 1), claims=CLAIMS, paper="Jiang et al., TIP 2021")
+@method(cost=lambda settings, shape: Cost(1, 1), claims=(*CLAIMS, "input_invariant"), paper="Jiang et al., TIP 2021")
 def layer_cam(
     model: nn.Module,
     inputs: Images,
@@ -179,7 +189,9 @@ def layer_cam(
     return rectified(einsum(slopes.relu(), maps, "n k i j, n k i j -> n i j"), relu)
 
 
-@method(cost=lambda settings, shape: Cost(1, 1), claims=CLAIMS, paper="Pillai & Pirsiavash, AAAI 2021")
+@method(
+    cost=lambda settings, shape: Cost(1, 1), claims=(*CLAIMS, "input_invariant"), paper="Pillai & Pirsiavash, AAAI 2021"
+)
 def grad_cam_elementwise(
     model: nn.Module, inputs: Images, target: Target = None, *, layer: str | None = None, score: Reading = "logit"
 ) -> LayerMaps:
@@ -199,7 +211,7 @@ def grad_cam_elementwise(
 @method(
     reduction="max_abs",
     cost=lambda settings, shape: Cost(2, 2),
-    claims=("dummy", "implementation", "silent"),
+    claims=("dummy", "implementation", "silent", "input_invariant"),
     warning="its fine detail is that of guided backprop, which is the same for every class; "
     "only the coarse shape is about this one",
     paper="Selvaraju et al., ICCV 2017",

@@ -116,7 +116,7 @@ def masks(maps: Float[Tensor, "r i j"], size: tuple[int, int]) -> Float[Tensor, 
 
 @method(
     cost=lambda settings, shape: Cost(1),
-    claims=("dummy", "implementation", "silent", "equivariant"),
+    claims=("dummy", "implementation", "silent", "equivariant", "input_invariant"),
     paper="Desai & Ramaswamy, WACV 2020",
     example={"chunk": 8},
 )
@@ -208,7 +208,7 @@ def for_each_unit(
 
 @method(
     cost=lambda settings, shape: Cost(1),
-    claims=("dummy", "implementation", "equivariant"),
+    claims=("dummy", "implementation", "equivariant", "input_invariant"),
     class_sensitive=False,
     warning="it never looks at the class: it shows the strongest pattern of the layer, "
     "which is the same for every class and for a network that always answers alike",

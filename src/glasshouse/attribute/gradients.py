@@ -19,7 +19,7 @@ LOCAL: tuple[Claim, ...] = ("dummy", "implementation", "silent", "equivariant")
 @method(
     reduction="max_abs",
     cost=lambda settings, shape: Cost(1, 1),
-    claims=LOCAL,
+    claims=(*LOCAL, "linear", "symmetric", "input_invariant"),
     paper="Simonyan et al., ICLR workshop 2014",
 )
 def saliency(model: nn.Module, inputs: Images, target: Target = None, *, score: Reading = "logit") -> Images:
@@ -34,7 +34,7 @@ def saliency(model: nn.Module, inputs: Images, target: Target = None, *, score: 
     return gradient(select(model(inputs), target, score), inputs)
 
 
-@method(cost=lambda settings, shape: Cost(1, 1), claims=LOCAL, paper="Shrikumar et al., 2016")
+@method(cost=lambda settings, shape: Cost(1, 1), claims=(*LOCAL, "linear", "symmetric"), paper="Shrikumar et al., 2016")
 def input_x_gradient(model: nn.Module, inputs: Images, target: Target = None, *, score: Reading = "logit") -> Images:
     """What each input value adds to the score, were the model linear around this image.
 
@@ -55,7 +55,12 @@ def passes(settings: Mapping[str, Any], shape: Sequence[int]) -> Cost:
     return Cost(settings["n_steps"] + 2, settings["n_steps"])
 
 
-@method(cost=passes, claims=("complete", *LOCAL), paper="Sundararajan et al., ICML 2017", example={"n_steps": 4})
+@method(
+    cost=passes,
+    claims=("complete", *LOCAL, "linear", "symmetric"),
+    paper="Sundararajan et al., ICML 2017",
+    example={"n_steps": 4},
+)
 def integrated_gradients(
     model: nn.Module,
     inputs: Images,

@@ -40,7 +40,7 @@ def passes(settings: Mapping[str, Any], shape: Sequence[int]) -> Cost:
 
 @method(
     cost=passes,
-    claims=("dummy", "implementation", "silent"),
+    claims=("dummy", "implementation", "silent", "linear"),
     paper="Zeiler & Fergus, ECCV 2014",
     example={"sliding_window_shapes": 16, "strides": 16, "chunk": 8},
 )

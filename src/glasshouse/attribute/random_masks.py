@@ -32,7 +32,7 @@ def passes(settings: Mapping[str, Any], shape: Sequence[int]) -> Cost:
 
 @method(
     cost=passes,
-    claims=("implementation",),
+    claims=("implementation", "linear"),
     paper="Petsiuk et al., BMVC 2018",
     example={"n_masks": 48, "chunk": 8},
 )

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from glasshouse.attribute.answers import Classes, ask
 from glasshouse.attribute.baselines import Baselines
 from glasshouse.attribute.coalitions import Coalitions, game_of, play
-from glasshouse.attribute.superpixels import Kind, label_maps
 from glasshouse.core import Aim, BadInput, Cost, Images, Reading, Target, generator, method
+from glasshouse.core.superpixels import Kind, label_maps
 
 
 def passes(settings: Mapping[str, Any], shape: Sequence[int]) -> Cost:
@@ -21,7 +21,7 @@ def passes(settings: Mapping[str, Any], shape: Sequence[int]) -> Cost:
 
 @method(
     cost=passes,
-    claims=("implementation", "silent"),
+    claims=("implementation", "silent", "linear"),
     paper="Ribeiro et al., KDD 2016",
     example={"n_samples": 40, "n_regions": 9, "chunk": 8},
 )

@@ -1,11 +1,18 @@
 """`glasshouse list`: what there is to choose from."""
 
-from collections.abc import Callable
-from typing import Annotated, Any
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+from textwrap import wrap
+from typing import Annotated, Any, TypeAlias
 
 import typer
 
 from glasshouse.cli.console import Console, columns, current
+
+WIDTH = 120
+Member: TypeAlias = tuple[tuple[str, ...], tuple[str, ...]]
+"""What stands in columns, and the sentences below them."""
+BETTER = {"up": "higher is better", "down": "lower is better", "diagnostic": "neither is better", "": ""}
 
 lists = typer.Typer(help="What there is: models, methods, metrics, the layers of a model.", no_args_is_help=True)
 
@@ -27,21 +34,46 @@ def list_models(pattern: Pattern = "*") -> None:
 
 
 @lists.command("methods")
-def list_methods(pattern: Pattern = "*") -> None:
-    """Methods, and in a line what each one shows.
+def list_methods(
+    pattern: Pattern = "*",
+    family: Annotated[str, typer.Option(help="What is explained, such as 'processing.*' or '*.unit'.")] = "*",
+    form: Annotated[str | None, typer.Option(help="heatmap, mask, ranked_units, direction, image, graph …")] = None,
+) -> None:
+    """Methods by what they explain: the form of the answer, its cost for one photograph, what it promises.
 
-    Example: glasshouse list methods 'attribute.*'
+    F is a forward pass of the network, B a backward pass. --json says all that is known of each.
+
+    Example: glasshouse list methods 'attribute.*' --family 'processing.*' --form mask
     """
-    _registry("list methods", pattern, lambda name: not name.startswith("evaluate."))
+    from glasshouse.evaluate.taxonomy import MEANINGS
+
+    found = [_method(info) for info in _infos(pattern) if info.folder != "evaluate"]
+    entries = [e for e in found if fnmatchcase(e["family"], family) and form in (None, e["form"])]
+    members = [
+        (
+            (e["name"], e["form"], e["cost_in_words"]),
+            (e["title"], f"Promises: {', '.join(e['claims'])}." if e["claims"] else ""),
+        )
+        for e in entries
+    ]
+    _grouped(MEANINGS, [e["family"] for e in entries], members)
+    _show(current.get(), "list methods", entries, [])
 
 
 @lists.command("metrics")
 def list_metrics(pattern: Pattern = "*") -> None:
-    """Metrics: how explanations are put to the test.
+    """Metrics by the kind of question they ask of an explanation: which way is better, what chance scores.
 
-    Example: glasshouse list metrics
+    E1 to E4 are the kinds of evaluation of Gilpin et al., "Explaining explanations", DSAA 2018.
+
+    Example: glasshouse list metrics '*localisation*'
     """
-    _registry("list metrics", pattern, lambda name: name.startswith("evaluate."))
+    from glasshouse.evaluate.taxonomy import KINDS
+
+    entries = [_metric(info) for info in _infos(pattern) if info.folder == "evaluate"]
+    members = [((e["name"], BETTER[e["direction"]], _needs(e), _chance(e)), (e["title"],)) for e in entries]
+    _grouped(KINDS, [e["kind"] for e in entries], members)
+    _show(current.get(), "list metrics", entries, [])
 
 
 @lists.command("layers")
@@ -88,16 +120,62 @@ def list_layers(
     _show(current.get(), "list layers", entries, rows)
 
 
-def _registry(command: str, pattern: str, wanted: Callable[[str], bool]) -> None:
-    from glasshouse import find_method  # fills the registry too
-    from glasshouse import list_methods as registered
+def _infos(pattern: str) -> list[Any]:
+    """What is registered under names that match."""
+    from glasshouse import find_method, list_methods  # fills the registry too
 
-    names = [
-        name for name in registered(pattern if "." in pattern or "*" in pattern else f"*{pattern}*") if wanted(name)
-    ]
-    infos = [find_method(name) for name in names]
-    entries = [{"name": i.name, "title": i.title, "paper": i.paper, "warning": i.warning} for i in infos]
-    _show(current.get(), command, entries, [(i.name, i.title.replace("`", "")) for i in infos])
+    return [find_method(name) for name in list_methods(pattern if "." in pattern or "*" in pattern else f"*{pattern}*")]
+
+
+def _method(info: Any) -> dict[str, Any]:
+    """A method and its place in the taxonomy, where it has one."""
+    from glasshouse.core import NotFound
+    from glasshouse.evaluate import taxonomy
+
+    told: dict[str, Any] = {"family": "", "form": "", "cost_in_words": "?", "claims": [], "evaluations": []}
+    try:
+        told = taxonomy.describe(info.name).to_dict()
+        told["evaluations"] = [each.metric for each in taxonomy.evaluations(info.name)]
+    except NotFound:  # of a plug-in that does not say where it stands
+        pass
+    return {**told, "name": info.name, "title": info.title, "paper": info.paper, "warning": info.warning}
+
+
+def _metric(info: Any) -> dict[str, Any]:
+    """A metric and what the taxonomy says of it, if it says anything."""
+    from glasshouse.evaluate import taxonomy
+
+    told: dict[str, Any] = {"kind": "", "direction": "", "chance": None, "needs": []}
+    if info.short in taxonomy.metric_names():
+        told = taxonomy.metric_dict(info.short)
+    return {**told, "name": info.name, "title": info.title, "paper": info.paper, "warning": info.warning}
+
+
+def _chance(metric: dict[str, Any]) -> str:
+    chance = metric["chance"]
+    return "" if chance is None else f"chance: {chance}" if isinstance(chance, str) else f"chance: {chance:g}"
+
+
+def _needs(metric: dict[str, Any]) -> str:
+    return f"needs {' and '.join(metric['needs'])}" if metric["needs"] else ""
+
+
+def _grouped(headings: Mapping[str, str], groups: Sequence[str], members: Sequence[Member]) -> None:
+    """Under each heading the columns of each member of that group, and below them what is said of it in sentences."""
+    console, first = current.get(), True
+    for name in [*headings, ""]:
+        here = [member for member, group in zip(members, groups, strict=True) if group == name]
+        if not here:
+            continue
+        heading = f"{name}: {headings[name]}" if name else "not said by the package that it comes from"
+        console.result(heading if first else f"\n{heading}")
+        first = False
+        for line, (_, sentences) in zip(columns([cells for cells, _ in here]), here, strict=True):
+            console.result(f"  {line}")
+            for sentence in filter(None, sentences):
+                text = sentence.replace("`", "")
+                for row in wrap(text, WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6):
+                    console.result(row)
 
 
 def _show(console: Console, command: str, entries: list[dict[str, Any]], rows: list[tuple[str, ...]]) -> None:

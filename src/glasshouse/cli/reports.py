@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from glasshouse.report import View
 
 PHOTOS = ("coffee.png", "chelsea.png", "motorcycle_left.png", "camera.png", "rocket.jpg")
+TIERS = ("auto", "none", "free", "lite", "standard", "full")
 DEMO_MODEL = "efficientnet_lite0"
 DEMO_LAYER, DEMO_UNITS = "blocks.3.2", 4
 
@@ -34,7 +35,9 @@ def explain_photos(
         typer.Option(help="Class to explain, by name or number; several may be given. Else each top class."),
     ] = None,
     layer: Annotated[str | None, typer.Option(help="For methods that look at a layer; see `list layers`.")] = None,
-    card: Annotated[str, typer.Option(help="What to spend on checks: auto, none, free, lite or standard.")] = "auto",
+    card: Annotated[
+        str, typer.Option(help="What to spend on checks: auto, none, free, lite, standard, full.")
+    ] = "auto",
     device: Device = "auto",
     seed: Annotated[int, typer.Option(min=0, help="For methods that draw at random.")] = 0,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Images per forward pass.")] = None,
@@ -45,8 +48,8 @@ def explain_photos(
 
     Example: glasshouse explain efficientnet_lite0 cat.jpg --method grad_cam --out report.html
     """
-    if card not in ("auto", "none", "free", "lite", "standard"):
-        raise typer.BadParameter(f"'{card}' is not one of auto, none, free, lite, standard.", param_hint="'--card'")
+    if card not in TIERS:
+        raise typer.BadParameter(f"'{card}' is not one of {', '.join(TIERS)}.", param_hint="'--card'")
     from glasshouse import report, zoo
     from glasshouse.core.photo import find_photos
 
@@ -170,8 +173,8 @@ def say_views(console: Console, command: str, views: "tuple[View, ...]", page: P
             words, about = "", ""
             if several and explanation.target:
                 about = f" for {names.get(explanation.target[0], explanation.target[0])}"
-            if explanation.card and "srg" in explanation.card.scores:
-                score = explanation.card.scores["srg"]
+            if explanation.attached and "srg" in explanation.attached.scores:
+                score = explanation.attached.scores["srg"]
                 word = VERDICTS.get(_verdict(score), ("undefined", ""))[0]
                 words = f"{word} ({measured(float(score.value[0]), float(score.stderr[0]))})"
             console.result(f"  {method_title(explanation) + about:<22} {words}".rstrip())
@@ -194,9 +197,9 @@ def view_document(view: "View") -> dict[str, Any]:
             "score": plain(e.score)[0],
             "card": {
                 name: {"value": plain(float(s.value[0])), "stderr": plain(float(s.stderr[0])), "chance": s.chance}
-                for name, s in (e.card.scores.items() if e.card else ())
+                for name, s in (e.attached.scores.items() if e.attached else ())
             },
-            "sentence": e.card.sentences[0] if e.card else "",
+            "sentence": e.attached.sentences[0] if e.attached else "",
         }
         for e in view.explanations
     ]

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from functools import wraps
 from inspect import signature
 from typing import Any, Concatenate, ParamSpec, TypeAlias, overload
+from weakref import ref
 
 import torch
 from einops import reduce
@@ -23,7 +24,7 @@ from glasshouse.core.layers import geometry
 from glasshouse.core.model import Model
 from glasshouse.core.plan import prepare, untouched
 from glasshouse.core.registry import Claim, CostOf, Info, Need, Reduction, ReductionOf, register
-from glasshouse.core.result import Explanation
+from glasshouse.core.result import Explanation, Subject
 from glasshouse.core.target import Aim
 
 P = ParamSpec("P")
@@ -121,7 +122,8 @@ def method(
             images, aim = checked_images(inputs), Aim.of(options.pop("target"))
             layer = options.get("layer")
             with borrow(model, images, [layer] if layer else []) as network:
-                return answer(info, network, images.detach().clone(), aim, options)
+                found = answer(info, network, images.detach().clone(), aim, options)
+            return found.about(Subject(ref(module_of(model)), images.detach()))
 
         info = Info(
             f"attribute.{raw.__name__}",

@@ -8,10 +8,16 @@ from glasshouse.core.errors import BadInput
 
 
 def blend(
-    images: Float[Tensor, "n c h w"], keep: Float[Tensor, "n h w"] | Bool[Tensor, "n h w"], baseline: Tensor
+    images: Float[Tensor, "n c h w"], keep: Float[Tensor, "n ..."] | Bool[Tensor, "n ..."], baseline: Tensor
 ) -> Float[Tensor, "n c h w"]:
-    """`keep * image + (1 - keep) * baseline`. The baseline broadcasts against the images."""
-    weight = keep[:, None].to(images)
+    """`keep * image + (1 - keep) * baseline`. The mask is `n h w`, or `n c h w` where channels differ.
+
+    The baseline broadcasts against the images.
+    """
+    weight = keep if keep.ndim == 4 else keep[:, None]
+    if weight.dtype == torch.bool:
+        return torch.where(weight, images, baseline.to(images))
+    weight = weight.to(images)
     return torch.lerp(baseline.to(images).expand_as(images), images, weight)
 
 

@@ -17,7 +17,9 @@ Reduction: TypeAlias = Literal["sum", "max_abs"]
 ReductionOf: TypeAlias = Callable[[Mapping[str, Any]], Reduction]
 
 
-Claim: TypeAlias = Literal["complete", "dummy", "implementation", "silent", "equivariant"]
+Claim: TypeAlias = Literal[
+    "complete", "dummy", "implementation", "silent", "equivariant", "linear", "symmetric", "input_invariant"
+]
 """What a method promises of its values; tests/laws/test_claims.py tests every claim on all methods that make it.
 
 - complete: they sum to a difference of scores, so that a gap means an error.
@@ -25,6 +27,9 @@ Claim: TypeAlias = Literal["complete", "dummy", "implementation", "silent", "equ
 - implementation: two networks that compute the same function get the same values, however they are written.
 - silent: a network that answers the same for every image gets zeros.
 - equivariant: where the network does not care about a shift, the map of a shifted image is shifted.
+- linear: the values (`native`) for a weighted sum of logits are the weighted sum of the values for each.
+- symmetric: two pixels of the same values that the network cannot tell apart get the same values.
+- input_invariant: a constant added to every image, and taken away again in the first layer, changes nothing.
 """
 
 

@@ -11,13 +11,14 @@ from dataclasses import dataclass, field, fields, replace
 from functools import singledispatch
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Any, ClassVar, Literal, TypeAlias, TypeVar
+from weakref import ref
 
 import torch
 from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from glasshouse.core.errors import BadInput
 from glasshouse.core.types import Maps, PerImage
@@ -217,6 +218,21 @@ class Card(Noun):
         return f"Card({self.tier}: {shown})"
 
 
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """What an explanation is about, so that it can be put to the test later.
+
+    Args:
+        module: the user's network, for as long as somebody else keeps it.
+        images: as they were given; not copied.
+        notes: what was found out about them, shared by all explanations of one call.
+    """
+
+    module: "ref[nn.Module]"
+    images: Tensor
+    notes: dict[Any, Any] = field(default_factory=dict[Any, Any])
+
+
 @dataclass(frozen=True, repr=False)
 class Explanation(Noun):
     """What each pixel contributed to a score, according to one method.
@@ -230,7 +246,7 @@ class Explanation(Noun):
         settings: every argument of the call, defaults included.
         layer: the layer that was used, if the method has one.
         extras: further quantities the method measured, by name.
-        card: how far to trust the heatmap, once `evaluate.card` has been asked.
+        attached: the fidelity card, once it was asked for or given; `card` asks for it.
     """
 
     heatmap: Maps
@@ -241,8 +257,34 @@ class Explanation(Noun):
     settings: dict[str, Any]
     layer: str | None = None
     extras: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
-    card: Card | None = None
+    attached: Card | None = None
     provenance: dict[str, Any] = field(default_factory=dict[str, Any])
+    subject: ClassVar[Subject | None] = None  # set on single explanations by `about`; neither saved nor copied
+
+    @property
+    def card(self) -> Card | None:
+        """How far to trust it: `evaluate.card` in the highest tier that its own cost pays for, made when first read.
+
+        None where the model is not at hand: for what was loaded from a file, changed by hand, or outlived its model.
+        """
+        if self.attached is None and self.subject is not None and self.subject.module() is not None:
+            evaluate = import_module("glasshouse.evaluate")  # by name, as core knows no folder above it
+            object.__setattr__(self, "attached", evaluate.own_card(self))
+        return self.attached
+
+    def about(self, subject: Subject) -> "Explanation":
+        """The same explanation, knowing what it is about."""
+        known = replace(self)
+        object.__setattr__(known, "subject", subject)
+        return known
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain numbers, lists and text; the card is there if it was asked for."""
+        found = super().to_dict()
+        return {"card" if name == "attached" else name: value for name, value in found.items()}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "subject"}
 
     def __repr__(self) -> str:
         n, h, w = self.heatmap.shape
@@ -262,19 +304,21 @@ class Explanation(Noun):
             raise IndexError(f"image {index} of {n}")
         one = slice(index % n, index % n + 1)
         extras = {name: value[one] if value.shape[:1] == (n,) else value for name, value in self.extras.items()}
-        return replace(
+        single = replace(
             self,
             heatmap=self.heatmap[one],
             native=self.native[one],
             target=self.target[one],
             score=self.score[one],
             extras=extras,
-            card=None,
+            attached=None,
         )
+        subject = self.subject
+        return single.about(Subject(subject.module, subject.images[one])) if subject else single
 
     def with_card(self, card: Card) -> "Explanation":
         """The same explanation with a fidelity card."""
-        return replace(self, card=card)
+        return replace(self, attached=card)
 
     def positive(self) -> Float[Tensor, "n h w"]:
         """Evidence for the target only: `max(heatmap, 0)`."""

@@ -90,7 +90,8 @@ def select(output: Any, target: Target, score: Reading = "logit") -> PerImage:
     """The score to explain, one number per image.
 
     Args:
-        score: "logit" (default; class-wise, what gradients need), "prob" (softmax) or "logprob".
+        score: "logit" (default; class-wise, what gradients need), "prob" (softmax), "logprob", or "margin" (the lead
+            over the best other class).
     """
     return Aim.of(target).read(output, score)
 
@@ -120,7 +121,17 @@ def readings(values: Tensor, score: Reading) -> Tensor:
         return F.softmax(values, 1)
     if score == "logprob":
         return F.log_softmax(values, 1)
-    raise BadInput(f"score '{score}' is unknown.", "Use 'logit', 'prob' or 'logprob'.")
+    if score == "margin":
+        return margins(values)
+    raise BadInput(f"score '{score}' is unknown.", "Use 'logit', 'prob', 'logprob' or 'margin'.")
+
+
+def margins(values: Tensor) -> Tensor:
+    """Each class's score less the best other one's, which is above 0 for the class that wins alone."""
+    if values.shape[1] < 2:
+        return values
+    best, second = values.topk(2, dim=1).values.split(1, dim=1)
+    return values - torch.where(values == best, second, best)
 
 
 def resolve(spec: Any, values: Tensor) -> Int[Tensor, " n"]:

@@ -15,8 +15,9 @@ PerImage: TypeAlias = Float[Tensor, " n"]
 Boxes: TypeAlias = Int[Tensor, "n 4"]
 Masks: TypeAlias = Bool[Tensor, "n h w"]
 
-Reading: TypeAlias = Literal["logit", "prob", "logprob"]
-"""How a class score is read from the output: the raw logit, its softmax, or the log of its softmax."""
+Reading: TypeAlias = Literal["logit", "prob", "logprob", "margin"]
+"""How a class score is read from the output: the raw logit, its softmax, the log of its softmax, or its lead over the
+best other class."""
 
 Progress: TypeAlias = Callable[[int, int], None]
 """Called with (done, total) after each step of a long job."""

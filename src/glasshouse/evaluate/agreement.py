@@ -1,7 +1,7 @@
 """How much two lists of numbers, or two maps, agree, with standard errors."""
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from glasshouse.core import Maps, PerImage, blur, generator
@@ -54,16 +54,28 @@ def from_sums(sums: Float[Tensor, "6 ..."]) -> Float[Tensor, "..."]:
 
 def mean_ranks(rows: Float[Tensor, "n m"]) -> Float[Tensor, "n m"]:
     """Ranks from 0 upwards; equal values share the mean of their ranks."""
-    ordered = rows.double().sort(1).values
+    ordered = rows.double().sort(1).values.contiguous()
     values = rows.double().contiguous()
     below = torch.searchsorted(ordered, values)
-    return (below + torch.searchsorted(ordered, values, right=True) - 1) / 2.0
+    return (below + torch.searchsorted(ordered, values, right=True) - 1).double() / 2
 
 
 def spearman(first: Maps, second: Maps, seed: int, grid: tuple[int, int]) -> tuple[PerImage, PerImage]:
     """Rank correlation of two maps over all pixels; for its error, cells of a grid are drawn, not pixels."""
     labels = cells((first.shape[-2], first.shape[-1]), grid).flatten()
     return correlation(mean_ranks(first.flatten(1)), mean_ranks(second.flatten(1)), seed, labels)
+
+
+def spearman_over(
+    first: Float[Tensor, "n m"], second: Float[Tensor, "n m"], there: Bool[Tensor, "n m"], seed: int
+) -> tuple[PerImage, PerImage]:
+    """Rank correlation of each row over the entries that are there, with its error; NaN for fewer than three."""
+    unknown = (first.new_full((1,), torch.nan, dtype=torch.float64),) * 2
+    rows = [
+        correlation(mean_ranks(a[None, seen]), mean_ranks(b[None, seen]), seed) if int(seen.sum()) > 2 else unknown
+        for a, b, seen in zip(first, second, there, strict=True)
+    ]
+    return torch.cat([value for value, _ in rows]), torch.cat([stderr for _, stderr in rows])
 
 
 def cosine(first: Maps, second: Maps) -> PerImage:

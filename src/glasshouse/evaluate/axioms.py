@@ -5,8 +5,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from glasshouse.core import Cost, Explanation, Images, Model, Reading, Score, Target, registered
-from glasshouse.evaluate.engine import CLEAN, NOTHING, Answers, keeping
+from glasshouse.evaluate.engine import READINGS, Answers
 from glasshouse.evaluate.metric import Metric, Result, answer, known_method, score_of, undefined
+from glasshouse.evaluate.questions import CLEAN, NOTHING, keeping
 
 NAME = "completeness_gap"
 
@@ -81,4 +82,4 @@ def completeness_gap(
 def own_score(explanation: Explanation) -> Reading:
     """The reading of the output that the explanation explains."""
     own = explanation.settings.get("score", "logit")
-    return own if own in ("logit", "prob", "logprob") else "logit"
+    return own if own in READINGS else "logit"

@@ -1,140 +1,35 @@
 """Asks a model about perturbed images: each distinct question once, in chunks, for several metrics together.
 
 A metric is a plan, the questions it needs answered, and a reduction of the answers to a score. A question
-names which cells of an image stay and what replaces the others; pixels are made from it only for the chunk
+names which parts of an image stay and what replaces the others; pixels are made from it only for the chunk
 that is being run, so memory does not grow with the number of questions. Answers are kept, so that metrics and
 explanations share them: the clean image, the empty one, and random masks, which do not depend on any
 explanation.
 """
 
-import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypeAlias, get_args
+from typing import Any, get_args
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from glasshouse.core import (
-    Aim,
-    BadInput,
-    Images,
-    Maps,
-    Model,
-    Progress,
-    Reading,
-    Target,
-    blur,
-    borrow,
-    generator,
-)
-from glasshouse.core.lift import checked_images
-from glasshouse.core.mask import blend, cell_sums, cells, ranks
+from glasshouse.core import Aim, BadInput, Images, Model, Progress, Reading, Target, borrow, in_chunks, watching
+from glasshouse.core.lift import checked_images, module_of
+from glasshouse.core.mask import blend
 from glasshouse.core.target import logits
+from glasshouse.evaluate.baselines import Baseline, depends_on_mask, imputed, substrate
+from glasshouse.evaluate.questions import CLEAN, Asked, Changed, Question, Ranked, features_key, kept
 
 READINGS: tuple[Reading, ...] = get_args(Reading)
-Baseline: TypeAlias = float | int | str
-"""What takes the place of removed cells, in the model's input space: a number; "mean" (0, the data set's mean
-where inputs were normalised by it); "image_mean" (each channel's own); "blur", "blur:SIGMA" or
-"blur:SIGMA:TAPS". Plain "blur" has the sigma of Fong and Vedaldi (2017): 10 pixels for an image of 224."""
-Grid: TypeAlias = tuple[int, int]
+LIGHT = 2**20
+"""Weights of a network that stay in a processor's caches between passes."""
 
 
-@dataclass(frozen=True)
-class Cells:
-    """Which cells of a grid stay, one byte each, the same for every image."""
-
-    grid: Grid
-    kept: bytes
-
-    @property
-    def key(self) -> tuple[Any, ...]:
-        return self.grid, self.kept
-
-
-@dataclass(frozen=True)
-class Order:
-    """The cells of each image by importance: `ranks` is 0 for the one that an explanation marks most."""
-
-    grid: Grid
-    ranks: Int[Tensor, "n g"]
-    name: str
-
-
-@dataclass(frozen=True)
-class Ranked:
-    """The cells whose rank lies in `low … high - 1` stay."""
-
-    order: Order
-    low: int
-    high: int
-
-    @property
-    def key(self) -> tuple[Any, ...]:
-        return self.order.grid, self.order.name, self.low, self.high
-
-
-Keep: TypeAlias = Cells | Ranked
-FULL, NOTHING = Cells((1, 1), b"\1"), Cells((1, 1), b"\0")
-
-
-class Question(NamedTuple):
-    """One perturbed version of every image."""
-
-    keep: Keep
-    baseline: Baseline
-
-    @property
-    def key(self) -> tuple[Any, ...]:
-        return (*self.keep.key, self.baseline)
-
-
-CLEAN = Question(FULL, "")
-
-
-def keeping(keep: Keep, baseline: Baseline) -> Question:
-    """The question in its shortest form, so that equal ones are recognised."""
-    if isinstance(keep, Ranked):
-        total = keep.order.ranks.shape[1]
-        everything, nothing = keep.low <= 0 and keep.high >= total, keep.low >= min(keep.high, total)
-    else:
-        everything, nothing = 0 not in keep.kept, 1 not in keep.kept
-    return CLEAN if everything else Question(NOTHING if nothing else keep, baseline)
-
-
-def substrate(images: Images, baseline: Baseline) -> Images:
-    """What replaces removed pixels. See `Baseline`."""
-    if not isinstance(baseline, str):
-        return torch.full_like(images, float(baseline))
-    kind, *numbers = baseline.split(":")
-    try:
-        if kind == "mean" and not numbers:
-            return torch.zeros_like(images)
-        if kind == "image_mean" and not numbers:
-            return images.mean((2, 3), keepdim=True).expand_as(images)
-        if kind == "blur" and len(numbers) <= 2:
-            sigma = float(numbers[0]) if numbers else 10 / 224 * min(images.shape[-2:])
-            return blur(images, sigma, int(numbers[1]) if len(numbers) == 2 else None)
-    except ValueError as error:
-        raise BadInput(f"baseline '{baseline}' has a number that cannot be read.", "Try 'blur:5:11'.") from error
-    raise BadInput(f"baseline '{baseline}' is unknown.", "Use a number, 'mean', 'image_mean', 'blur' or 'blur:5:11'.")
-
-
-def grid_of(size: tuple[int, int], cells_px: int = 16) -> Grid:
-    """Rows and columns of about `cells_px` pixels: 7 to 14 along the shorter side, if it has as many."""
-    shorter = min(size)
-    side = shorter / min(shorter, 14, max(7, shorter // cells_px))
-    return round(size[0] / side), round(size[1] / side)
-
-
-def order_of(maps: Maps, grid: Grid | None, seed: int) -> Order:
-    """Cells (pixels for None) ranked by the sum of the map in them; ties in a random order."""
-    size = (maps.shape[-2], maps.shape[-1])
-    values = maps.flatten(1) if grid is None or grid == size else cell_sums(maps, cells(size, grid))
-    places = ranks(values, generator(seed)).int()
-    name = hashlib.blake2b(places.cpu().numpy().tobytes(), digest_size=16).hexdigest()
-    return Order(grid or size, places, name)
+class Gathered(Exception):
+    """Questions were noted instead of asked: whoever wanted the answers has to come again."""
 
 
 @dataclass(eq=False)
@@ -146,7 +41,9 @@ class Answers:
 
     Args:
         target: what the explanations explain.
-        chunk: perturbed images per forward pass, by their size for None. Any number gives the same result.
+        chunk: perturbed images per forward pass; None takes 16 large ones or more small ones, and any number gives
+            the same result. Halved where memory runs out.
+        progress: called with (done, total) in perturbed images; None leaves it to `core.watching`.
         n_forward: forward passes spent so far, counted in single images; `charged` is what scores have declared.
     """
 
@@ -157,101 +54,156 @@ class Answers:
     progress: Progress | None = None
     n_forward: int = 0
     top: Int[Tensor, "n t"] | None = field(default=None, repr=False)
-    table: dict[tuple[Any, ...], Float[Tensor, "3 n"]] = field(default_factory=dict, repr=False)
+    table: dict[tuple[Any, ...], Float[Tensor, "4 n"]] = field(default_factory=dict, repr=False)
     charged: set[tuple[Any, ...]] = field(default_factory=set, repr=False)
+    noted: list[Asked] | None = field(default=None, repr=False)
 
     def __post_init__(self):
         self.images = checked_images(self.images).detach()
         self.aim = Aim.of(self.target)
         if self.chunk is None:
-            self.chunk = min(256, max(1, 2**22 // self.images[0].numel()))
+            self.chunk = chunk_of(self.images, module_of(self.model))
         if self.chunk < 1:
             raise BadInput(f"chunk {self.chunk} is not at least 1.")
 
-    def ask(self, questions: Sequence[Question]) -> int:
+    def ask(self, questions: Sequence[Asked]) -> int:
         """Find out what is not known yet; returns the forward passes spent."""
         before, distinct = self.n_forward, {question.key: question for question in questions}
-        fresh = [question for key, question in distinct.items() if key not in self.table and question != CLEAN]
+        fresh = [question for key, question in distinct.items() if key not in self.table and key != CLEAN.key]
+        if self.noted is not None and fresh:
+            self.noted += fresh
+            raise Gathered
         if fresh or CLEAN.key not in self.table:
-            with borrow(self.model, self.images) as network, torch.no_grad():
+            with borrow(self.model, self.images) as network, torch.no_grad(), watching_if(self.progress):
                 if CLEAN.key not in self.table:
                     self._run_clean(network)
                 if fresh:
                     self._run(network, fresh)
         return self.n_forward - before
 
-    def read(self, questions: Sequence[Question], score: Reading) -> Float[Tensor, "n r"]:
+    def read(self, questions: Sequence[Asked], score: Reading) -> Float[Tensor, "n r"]:
         """The target's score under each question, in float64; asks what is not known yet."""
         self.ask(questions)
         return torch.stack([self.table[question.key][READINGS.index(score)] for question in questions], 1)
 
-    def charge(self, questions: Sequence[Question]) -> int:
+    def charge(self, questions: Sequence[Asked]) -> int:
         """What these questions and the clean image cost, in forward passes, less what was charged before."""
         new = {question.key for question in (CLEAN, *questions)} - self.charged
         self.charged |= new
         return len(new) * len(self.images)
 
+    @contextmanager
+    def listening(self) -> Generator[list[Asked]]:
+        """Inside, new questions are noted instead of asked, and `Gathered` is raised, which ends here."""
+        self.ask([CLEAN])
+        self.noted = []
+        try:
+            yield self.noted
+        except Gathered:
+            pass
+        finally:
+            self.noted = None
+
     def _run_clean(self, network: nn.Module) -> None:
         assert self.chunk is not None
-        output = torch.cat([logits(network(part)) for part in self.images.split(self.chunk)])
+        parts = in_chunks(lambda rows: logits(network(self.images[rows])), len(self.images), self.chunk)
+        output = torch.cat([part for _, part in parts])
         self.table[CLEAN.key] = readings(self.aim, output)
         if output.ndim == 2:
             self.top = output.topk(min(2, output.shape[1]), dim=1).indices
         self.n_forward += len(self.images)
 
-    def _run(self, network: nn.Module, fresh: list[Question]) -> None:
+    def _run(self, network: nn.Module, fresh: list[Asked]) -> None:
         assert self.chunk is not None
-        n, count = len(self.images), len(fresh)
-        device = self.images.device
-        values = torch.empty(3, n * count, dtype=torch.float64, device=device)
-        for rows in torch.arange(n * count).split(self.chunk):
+        n, count, device = len(self.images), len(fresh), self.images.device
+        values = torch.empty(len(READINGS), n * count, dtype=torch.float64, device=device)
+        shown = drawing(self.images, fresh, self.model)
+
+        def run(rows: Int[Tensor, " r"]) -> Float[Tensor, "4 r"]:
             image, which = rows // count, rows % count
-            output = network(perturbed(self.images, fresh, image.to(device), which))
-            values[:, rows.to(device)] = readings(self.aim.rows(image), output)
-            if self.progress is not None:
-                self.progress(int(rows[-1]) + 1, n * count)
+            return readings(self.aim.rows(image), network(shown(image.to(device), which)))
+
+        for rows, found in in_chunks(run, n * count, self.chunk):
+            values[:, rows.to(device)] = found
         for index, question in enumerate(fresh):
-            self.table[question.key] = values.view(3, n, count)[:, :, index].clone()
+            self.table[question.key] = values.view(len(READINGS), n, count)[:, :, index].clone()
         self.n_forward += n * count
 
 
-def readings(aim: Aim, output: Any) -> Float[Tensor, "3 n"]:
-    """The score as logit, probability and log-probability."""
+def chunk_of(images: Images, network: nn.Module) -> int:
+    """Images per forward pass: no fewer than 16; more than fill the caches only slow a processor down.
+
+    Weights that do not fit there are read again in every pass, and are worth more images.
+    """
+    light = sum(weight.numel() for weight in network.parameters()) <= LIGHT
+    room = 2**24 if images.is_cuda else 2**17 if light else 2**20
+    return min(256, max(16, room // images[0].numel()))
+
+
+@contextmanager
+def watching_if(progress: Progress | None) -> Generator[None]:
+    """Somebody's own listener, or whoever listens already."""
+    if progress is None:
+        yield
+    else:
+        with watching(progress):
+            yield
+
+
+def readings(aim: Aim, output: Any) -> Float[Tensor, "4 n"]:
+    """The score as logit, probability, log-probability and margin."""
     return torch.stack([aim.read(output, score).double() for score in READINGS])
 
 
-def perturbed(
-    images: Images, questions: list[Question], image: Int[Tensor, " m"], which: Int[Tensor, " m"]
-) -> Float[Tensor, "m c h w"]:
-    """Row r is image `image[r]` as question `which[r]` wants it. Rows of one image follow each other."""
-    first, last = int(image[0]), int(image[-1]) + 1
-    result = images[image]
-    groups: dict[tuple[Any, ...], list[int]] = {}
-    for row, index in enumerate(which.tolist()):
-        keep, baseline = questions[index]
-        name = keep.order.name if isinstance(keep, Ranked) else ""
-        groups.setdefault((keep.key[0], name, baseline), []).append(row)
-    filled: dict[Baseline, Tensor] = {}
-    for (grid, _, baseline), rows in groups.items():
-        if baseline not in filled:
-            filled[baseline] = substrate(images[first:last], baseline)
-        at = torch.tensor(rows, device=images.device)
-        mask = kept([questions[index].keep for index in which[rows].tolist()], grid, image[at], images)
-        result[at] = blend(result[at], mask, filled[baseline][image[at] - first])
-    return result
+def drawing(
+    images: Images, questions: Sequence[Asked], model: Model | nn.Module | None = None
+) -> Callable[[Int[Tensor, " m"], Int[Tensor, " m"]], Float[Tensor, "m c h w"]]:
+    """A function of rows: row r is image `image[r]` as question `which[r]` wants it. Rows come in order of images."""
+    kinds, behind = [group_of(question) for question in questions], dict[Any, tuple[int, Tensor]]()
 
+    def replacing(baseline: Baseline, name: Any, image: Int[Tensor, " m"]) -> Tensor:
+        """What to fill in, kept until the rows have moved on to other images; a number as it is."""
+        if isinstance(baseline, (int, float)):
+            return images.new_tensor(baseline)
+        first, last = int(image[0]), int(image[-1]) + 1
+        start, filled = behind.get(name, (0, images[:0]))
+        if not start <= first < last <= start + len(filled):
+            start, filled = first, substrate(images[first:last], baseline, torch.arange(first, last), model)
+            behind[name] = start, filled
+        return filled[first - start][None] if last == first + 1 else filled[image - start]
 
-def kept(keeps: list[Keep], grid: Grid, image: Int[Tensor, " m"], images: Images) -> Bool[Tensor, "m h w"]:
-    """Masks of several questions that share a grid, and an order if they have one."""
-    if isinstance(keeps[0], Ranked):
-        low = torch.tensor([keep.low for keep in keeps if isinstance(keep, Ranked)], device=image.device)
-        high = torch.tensor([keep.high for keep in keeps if isinstance(keep, Ranked)], device=image.device)
-        place = keeps[0].order.ranks.to(image.device)[image]
-        stays = (place >= low[:, None]) & (place < high[:, None])
-    else:
-        joined = b"".join(keep.kept for keep in keeps if isinstance(keep, Cells))
-        stays = torch.frombuffer(bytearray(joined), dtype=torch.uint8).view(len(keeps), -1).bool().to(image.device)
+    def draw(asked: list[Asked], name: Any, image: Int[Tensor, " m"]) -> Images:
+        if isinstance(asked[0], Changed):
+            return asked[0].change(images[image], image)
+        baseline = asked[0].baseline
+        mask = kept([question.keep for question in asked if isinstance(question, Question)], image, size)
+        if not depends_on_mask(baseline):
+            return blend(images[image], mask, replacing(baseline, name, image))
+        if mask.ndim != 3:
+            raise BadInput(f"baseline '{baseline}' fills in whole pixels, not single channels.")
+        return imputed(images[image], str(baseline), mask)
+
+    def rows_of(image: Int[Tensor, " m"], which: Int[Tensor, " m"]) -> Float[Tensor, "m c h w"]:
+        groups = dict[tuple[Any, ...], list[int]]()
+        for row, index in enumerate(which.tolist()):
+            groups.setdefault(kinds[index], []).append(row)
+        result = images.new_empty(len(image), *images.shape[1:])
+        for kind, rows in groups.items():
+            drawn = draw([questions[index] for index in which[rows].tolist()], kind[-1], image[rows])
+            if len(groups) == 1:
+                return drawn
+            result[rows] = drawn
+        return result
+
     size = (images.shape[-2], images.shape[-1])
-    if grid != size:
-        stays = stays[:, cells(size, grid).flatten().to(image.device)]
-    return stays.view(len(keeps), *size)
+    return rows_of
+
+
+def group_of(question: Asked) -> tuple[Any, ...]:
+    """Questions that are made together: of the same features, order and baseline."""
+    if isinstance(question, Changed):
+        return question.key
+    keep = question.keep
+    if isinstance(keep, Ranked):
+        return features_key(keep.order.grid), keep.order.name, question.key[-1]
+    return features_key(keep.grid), "", question.key[-1]

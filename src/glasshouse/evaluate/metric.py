@@ -21,10 +21,12 @@ from glasshouse.core import (
     Score,
     Target,
     find_method,
+    list_methods,
 )
-from glasshouse.core.lift import module_of
+from glasshouse.core.lift import module_of, setting
 from glasshouse.core.result import Direction
-from glasshouse.evaluate.engine import CLEAN, Answers, Question
+from glasshouse.evaluate.engine import Answers
+from glasshouse.evaluate.questions import CLEAN, Asked
 
 
 class Result(NamedTuple):
@@ -41,7 +43,7 @@ class Metric:
     """What a metric asks (`questions`), how it reads the answers, and what it makes of them (`reduce`)."""
 
     name: str
-    questions: tuple[Question, ...]
+    questions: tuple[Asked, ...]
     score: Reading
     reduce: Callable[[Float[Tensor, "n r"]], Result]
     chance: float | None
@@ -60,7 +62,7 @@ def measure(answers: Answers, metrics: Sequence[Metric]) -> dict[str, Score]:
         reason = tuple(
             why if good else why or "score_not_finite" for why, good in zip(result.reason, usable, strict=True)
         )
-        settings = {"score": metric.score, **metric.settings}
+        settings = {"score": metric.score, **{name: setting(value) for name, value in metric.settings.items()}}
         spent = answers.charge(metric.questions)
         scores[metric.name] = score_of(
             metric.name,
@@ -160,3 +162,8 @@ def asked(
         if answers.aim.indices is None or answers.aim.indices.tolist() != target:
             raise BadInput(f"the answers given are about another target than {target[:4]}.", "Make other Answers.")
     return answers
+
+
+def list_metrics(pattern: str = "*") -> list[str]:
+    """Names of all metrics that match: `list_metrics("*fidelity*")`."""
+    return [name.partition(".")[2] for name in list_methods(f"evaluate.{pattern}")]

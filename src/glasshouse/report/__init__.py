@@ -5,6 +5,8 @@ from glasshouse.report import attributions as attributions
 from glasshouse.report import circuits as circuits
 from glasshouse.report import fragments as fragments
 from glasshouse.report import study_nouns as study_nouns
+from glasshouse.report.forms import study_form as study_form
+from glasshouse.report.forms import write_form as write_form
 from glasshouse.report.interrogations import interrogation_page as interrogation_page
 from glasshouse.report.interrogations import interrogation_section as interrogation_section
 from glasshouse.report.page import explain_page as explain_page

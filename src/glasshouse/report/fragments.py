@@ -2,7 +2,7 @@
 
 from html import escape
 
-from glasshouse.core import Card, Explanation, Images, Score
+from glasshouse.core import Card, Explanation, GlasshouseError, Images, Score
 from glasshouse.core.result import draw
 from glasshouse.evaluate import verdicts
 from glasshouse.report.colour import Scale, scale
@@ -98,6 +98,14 @@ def photo_uri(pixels: Images) -> str:
     return uri(to_image(pixels[0]), "JPEG")
 
 
+def card_of(noun: Explanation) -> str:
+    """The card of an explanation, asked for if need be; in words where it cannot be had."""
+    try:
+        return draw(noun.card) if noun.card else ""
+    except GlasshouseError as error:
+        return f"<p>No card: {escape(str(error))}</p>"
+
+
 @draw.register
 def _(noun: Explanation) -> str:
     maps: list[str] = []
@@ -115,7 +123,7 @@ def _(noun: Explanation) -> str:
         )
     more = f"<p>… and {len(noun) - MOST_MAPS} more images</p>" if len(noun) > MOST_MAPS else ""
     at = f" at <code>{escape(noun.layer)}</code>" if noun.layer else ""
-    card = draw(noun.card) if noun.card else ""
+    card = card_of(noun)
     head = f"<p><b>{escape(method_title(noun))}</b>{at}. {what_it_shows(noun.method)}</p>"
     return f'<div>{head}<div style="display:flex;flex-wrap:wrap;gap:1rem">{"".join(maps)}</div>{more}{card}</div>'
 

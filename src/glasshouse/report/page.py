@@ -182,7 +182,7 @@ def map_figure(model: Model, view: View, explanation: Explanation, loading: Mapp
         f"<figure><header><h3>{escape(method_title(explanation))}{about}</h3>{took}</header>"
         f"{heat_stack(explanation, how, label)}{legend(explanation, how)}"
         f'<figcaption><p class="what">{what_it_shows(explanation.method)}{at}</p>{notes}'
-        f"{card_table(explanation.card) if explanation.card else ''}</figcaption>"
+        f"{card_table(explanation.attached) if explanation.attached else ''}</figcaption>"
         f"<details><summary>Make it again</summary>{blocks}</details></figure>"
     )
 
@@ -192,7 +192,7 @@ def warnings_of(explanation: Explanation) -> tuple[str, ...]:
 
     That the test was not clear is no warning of its own: the card under the map says it with its numbers.
     """
-    card = explanation.card or Card("none", {}, ())
+    card = explanation.attached or Card("none", {}, ())
     unclear = [name for name, score in card.scores.items() if name == "srg" and verdicts(score)[0] == "unclear"]
     scores = {name: score for name, score in card.scores.items() if name not in unclear}
     return evaluate.warnings(explanation, replace(card, scores=scores))

@@ -34,7 +34,7 @@ QUICK = ("grad_cam", "occlusion", "lrp", "integrated_gradients", "smooth", "guid
 QUICK_ON_TOKENS = ("attention_relevance", "occlusion", "lrp", "integrated_gradients", "grad_cam", "token_occlusion")
 """The same for Vision Transformers."""
 
-Tier: TypeAlias = Literal["auto", "none", "free", "lite", "standard"]
+Tier: TypeAlias = Literal["auto", "none", "free", "lite", "standard", "full"]
 Class: TypeAlias = int | str
 TICKS, MAPS = 1000, 600  # of progress for one photograph, and those of them that its maps take; the rest are its cards'
 

@@ -12,6 +12,9 @@ from glasshouse.zoo.adapters import load as load
 from glasshouse.zoo.recipes import add_recipe as add_recipe
 from glasshouse.zoo.recipes import find_recipe as find_recipe
 from glasshouse.zoo.recipes import list_recipes as list_recipes
+from glasshouse.zoo.recipes.pool import ShortcutNet as ShortcutNet
+from glasshouse.zoo.recipes.pool import shortcut_pool as shortcut_pool
+from glasshouse.zoo.recipes.pool import train_pool as train_pool
 from glasshouse.zoo.registry import ModelCard as ModelCard
 from glasshouse.zoo.registry import card as card
 from glasshouse.zoo.registry import register as register

@@ -7,8 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from glasshouse import evaluate
-from glasshouse.core import BadInput
+from glasshouse import attribute, evaluate
+from glasshouse.core import BadInput, find_method
+from glasshouse.core.mask import cells
+from glasshouse.evaluate.questions import Elements, Segments
 
 EXACT = {"score": "logit", "baseline": 0.0, "grid": None, "n_steps": 48}
 
@@ -142,3 +144,99 @@ def test_a_target_of_ones_own_must_be_passed_again(linear, inputs, contributions
 def test_too_few_steps_are_refused(linear, inputs, contributions, explained, call):
     with pytest.raises(BadInput, match="n_steps"):
         call(model=linear, inputs=inputs, explanation=explained(contributions.float()))
+
+
+def test_the_area_is_also_given_as_a_share_of_the_clean_score(linear, inputs, contributions, explained):
+    clean = contributions.flatten(1).sum(1).float()
+    for metric in (evaluate.deletion, evaluate.insertion):
+        score = metric(linear, inputs, explained(contributions.float()), **EXACT)
+        torch.testing.assert_close(score.extras["normalised"], score.value / clean)
+
+
+@pytest.fixture
+def uneven():
+    """Label maps of 12, 3 and 6 segments on 6 × 8 pixels."""
+    fine = cells((6, 8), (3, 4))
+    return torch.stack([fine, fine // 4 + 7, fine // 2])
+
+
+CURVES = [
+    (evaluate.deletion, {"n_steps": 5}),
+    (evaluate.deletion, {}),
+    (evaluate.insertion, {"n_steps": 4}),
+    (evaluate.srg, {"n_steps": 4}),
+    (evaluate.srg, {"n_steps": 40}),
+]
+
+
+@pytest.mark.parametrize(("metric", "settings"), CURVES)
+def test_segments_that_are_cells_give_the_curves_of_cells(linear, inputs, contributions, explained, metric, settings):
+    explanation, labels = explained(contributions.float()), cells((6, 8), (3, 4)).expand(3, 6, 8)
+    one = metric(linear, inputs, explanation, grid=(3, 4), **settings)
+    two = metric(linear, inputs, explanation, grid=Segments.of(labels), **settings)
+    torch.testing.assert_close(one.value, two.value)
+    torch.testing.assert_close(one.extras["fraction"], two.extras["fraction"])
+
+
+@pytest.mark.parametrize(("metric", "settings"), CURVES)
+def test_an_image_of_few_segments_scores_the_same_beside_one_of_many(
+    linear, inputs, contributions, explained, uneven, metric, settings
+):
+    maps = contributions.float()
+    together = metric(linear, inputs, explained(maps), grid=Segments.of(uneven), **settings)
+    for index in range(3):
+        one = slice(index, index + 1)
+        alone = metric(linear, inputs[one], explained(maps[one]), grid=Segments.of(uneven[one]), **settings)
+        torch.testing.assert_close(alone.value, together.value[one])
+        torch.testing.assert_close(alone.stderr, together.stderr[one])
+
+
+def test_deletion_by_segments_has_a_closed_form(linear, inputs, contributions, explained, uneven):
+    settings = {"score": "logit", "baseline": 0.0, "grid": Segments.of(uneven)}
+    score = evaluate.deletion(linear, inputs, explained(contributions.float()), **settings)
+    for value, c, labels in zip(score.value.tolist(), contributions, uneven, strict=True):
+        falling = sorted((float(c[labels == name].sum()) for name in labels.unique()), reverse=True)
+        curve = [sum(falling[k:]) for k in range(len(falling) + 1)]
+        assert value == pytest.approx(trapezoid(curve), abs=1e-5)
+
+
+def test_single_values_of_an_rgb_image_are_removed_one_by_one(linear, explained):
+    weight = torch.randn(3, 6, 8, generator=torch.Generator().manual_seed(5))
+    linear.weight.data = weight.double()
+    images = torch.randn(2, 3, 6, 8, generator=torch.Generator().manual_seed(6), dtype=torch.float64)
+    explanation = attribute.input_x_gradient(linear, images, 0)
+    score = evaluate.deletion(
+        linear, images, explanation, n_steps=144, score="logit", baseline=0.0, grid=Elements((3, 6, 8))
+    )
+    for value, c in zip(score.value.tolist(), (weight * images).flatten(1).tolist(), strict=True):
+        falling = sorted(c, reverse=True)
+        assert value == pytest.approx(trapezoid([sum(falling[k:]) for k in range(145)]), abs=1e-4)
+    with pytest.raises(BadInput, match="not one for each element"):
+        evaluate.deletion(linear, images, explained(torch.randn(2, 6, 8)), grid=Elements((3, 6, 8)))
+
+
+@pytest.mark.parametrize("name", ["deletion", "insertion", "srg"])
+@pytest.mark.parametrize("grid", [None, (1, 2), (3, 4), Segments.of(cells((6, 8), (3, 4)).expand(3, 6, 8))], ids=str)
+def test_passes_are_declared_for_every_kind_of_feature(linear, inputs, contributions, explained, name, grid):
+    info, settings = find_method(name, "evaluate"), {"grid": grid} if name == "srg" else {"grid": grid, "n_steps": 7}
+    score = info.function(linear, inputs, explained(contributions.float()), **settings)
+    declared = info.cost(settings, inputs.shape).forward
+    if grid == (1, 2):  # so few sets that random ones repeat each other
+        assert score.n_forward <= 3 * declared
+    else:
+        assert score.n_forward == 3 * declared
+
+
+def test_equal_segments_are_ordered_by_chance_and_not_by_what_other_images_have(cnn, images, explained):
+    fine = cells((14, 18), (5, 6))
+    labels, maps = torch.stack([fine // 7, fine, fine // 2]), torch.zeros(3, 14, 18)
+    maps[:, 3:5, 4:7] = 1.0  # most segments hold nothing
+    settings = [{"n_steps": 6}, {"n_steps": 6, "seed": 1}]
+    for metric in (evaluate.deletion, evaluate.srg):
+        both = [metric(cnn, images, explained(maps, 1), grid=Segments.of(labels), **chosen) for chosen in settings]
+        assert not both[0].value.equal(both[1].value)
+        for index in range(3):
+            one = slice(index, index + 1)
+            alone = metric(cnn, images[one], explained(maps[one], 1), grid=Segments.of(labels[one]), **settings[0])
+            torch.testing.assert_close(alone.value, both[0].value[one])
+            torch.testing.assert_close(alone.stderr, both[0].stderr[one])

@@ -1,14 +1,22 @@
 """Random sets: exact contributions of a linear model correlate perfectly, random maps do not."""
 
+from dataclasses import replace
+from itertools import combinations
+
 import pytest
 import torch
+from torch import nn
 
 from glasshouse import evaluate
-from glasshouse.core import BadInput
+from glasshouse.core import BadInput, find_method
+from glasshouse.evaluate.faithfulness.features import distinct_sets, own_sets
+from glasshouse.evaluate.faithfulness.subsets import sizes_of
+from glasshouse.evaluate.questions import Elements, Segments
 
 METRICS = {
     "faithfulness_correlation": lambda *a, **k: evaluate.faithfulness_correlation(*a, subset_size=10, **k),
-    "mu_fidelity": lambda *a, **k: evaluate.mu_fidelity(*a, grid=(6, 8), **k),
+    "mu_fidelity": lambda *a, **k: evaluate.mu_fidelity(*a, **{"grid": (6, 8), **k}),
+    "sensitivity_n": lambda *a, **k: evaluate.sensitivity_n(*a, **{"grid": (6, 8), "n_sizes": 4, **k}),
 }
 each = pytest.mark.parametrize("metric", METRICS.values(), ids=METRICS)
 
@@ -64,3 +72,137 @@ def test_a_map_with_equal_cells_has_no_correlation(linear, inputs, explained):
 def test_settings_that_leave_nothing_to_correlate_are_refused(linear, inputs, contributions, explained, settings):
     with pytest.raises(BadInput):
         evaluate.mu_fidelity(linear, inputs, explained(contributions), **settings)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("faithfulness_correlation", {"subset_size": 1, "n_samples": 60}),
+        ("mu_fidelity", {"grid": (2, 8), "fraction": 0.125, "n_samples": 500}),
+        ("sensitivity_n", {"grid": (4, 4), "n_samples": 50}),
+        ("sensitivity_n", {"sizes": [2, 9], "n_samples": 30}),
+        ("faithfulness_estimate", {"grid": (3, 8)}),
+        ("monotonicity_correlation", {"donors": torch.arange(144.0).view(3, 1, 6, 8), "n_samples": 7}),
+        ("non_sensitivity", {"grid": (2, 2), "n_samples": 3}),
+        ("infidelity", {"perturbation": "square", "largest": 2, "n_samples": 500}),
+        ("infidelity", {"perturbation": "square", "n_samples": 20}),
+    ],
+)
+def test_the_price_is_known_beforehand_whatever_the_settings(linear, inputs, contributions, explained, name, settings):
+    info = find_method(name, "evaluate")
+    score = info.function(linear, inputs, explained(contributions), **settings)
+    assert score.n_forward == 3 * info.cost(settings, inputs.shape).forward
+
+
+# features of other kinds
+
+
+def segments(*numbers):
+    """Label maps of 6 × 8 with so many segments each."""
+    return Segments.of(torch.stack([torch.arange(48).view(6, 8) * number // 48 for number in numbers]))
+
+
+@each
+def test_sets_can_be_of_segments(linear, inputs, contributions, explained, metric):
+    score = metric(linear, inputs, explained(contributions), grid=segments(48, 17, 24), n_samples=20)
+    torch.testing.assert_close(score.value, torch.ones(3), atol=1e-5, rtol=0)
+
+
+@each
+def test_images_with_other_numbers_of_segments_score_as_alone(linear, inputs, explained, random_maps, metric):
+    whole, explanation = segments(48, 17, 24), explained(random_maps(3))
+    together = metric(linear, inputs, explanation, grid=whole, n_samples=20)
+    for n in range(3):
+        own = Segments.of(whole.labels[n : n + 1])
+        alone = metric(linear, inputs[n : n + 1], explanation[n], grid=own, n_samples=20)
+        torch.testing.assert_close(alone.value, together.value[n : n + 1])
+        torch.testing.assert_close(alone.stderr, together.stderr[n : n + 1])
+
+
+@each
+def test_sets_can_be_of_single_elements(explained, metric):
+    draws = torch.Generator().manual_seed(0)
+    weight, images = torch.randn(1, 3, 4, 5, generator=draws), torch.randn(2, 3, 4, 5, generator=draws)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(60, 2, bias=False))
+    model[1].weight.data[0] = weight.flatten()
+    explanation = replace(explained((weight * images).sum(1)), native=weight * images)
+    score = metric(model, images, explanation, grid=Elements((3, 4, 5)))
+    torch.testing.assert_close(score.value, torch.ones(2), atol=1e-4, rtol=0)
+
+
+def test_sets_are_all_different_and_all_of_them_where_there_are_no_more():
+    some = distinct_sets(8, 3, 50, torch.Generator().manual_seed(0))
+    assert some.sum(1).tolist() == [3] * 50
+    assert len({bytes(row.numpy()) for row in some}) == 50
+    every = distinct_sets(8, 3, 60, torch.Generator().manual_seed(0))
+    assert {tuple(row.nonzero().flatten().tolist()) for row in every} == set(combinations(range(8), 3))
+
+
+def test_sets_of_an_image_are_its_own_whatever_the_others_have():
+    few, many = (own_sets([5, other], [2, 3], 40, torch.Generator().manual_seed(0)) for other in (6, 50))
+    assert few[:, 0, :5].equal(many[:, 0, :5])
+    assert not many[:, 0, 5:].any()
+    assert few.sum(2).tolist() == many.sum(2).tolist() == [[2, 3]] * 40
+    shares = own_sets([6], [2], 3000, torch.Generator().manual_seed(0)).double().mean(0)[0]
+    assert (shares - 1 / 3).abs().max() < 4 * (2 / 9 / 3000) ** 0.5
+
+
+# sensitivity_n
+
+
+def test_sizes_run_from_1_to_80_percent_by_equal_factors():
+    assert sizes_of(196, 10) == [1, 2, 3, 5, 9, 17, 29, 51, 89, 157]
+    assert sizes_of(20, 3) == [1, 4, 16]
+    assert sizes_of(20, 300) == list(range(1, 17))
+    assert sizes_of(2, 10) == [1]
+
+
+@pytest.mark.parametrize("chunk", [4, 64])
+def test_quantus_gives_exact_contributions_037_or_027_depending_on_the_batch_size_here_each_size_scores_1(
+    linear, inputs, contributions, explained, chunk
+):
+    answers = evaluate.Answers(linear, inputs, [0, 0, 0], chunk=chunk)
+    score = evaluate.sensitivity_n(linear, inputs, explained(contributions), grid=(6, 8), answers=answers)
+    assert score.settings["sizes"] == (1, 2, 3, 5, 8, 11, 17, 26, 38)
+    torch.testing.assert_close(score.extras["by_size"], torch.ones(3, 9), atol=1e-5, rtol=0)
+    torch.testing.assert_close(score.value, torch.ones(3), atol=1e-5, rtol=0)
+
+
+def test_each_size_is_the_correlation_of_its_own_sets_and_the_score_their_mean(cnn, images, explained, random_maps):
+    maps = random_maps(3, (14, 18))
+    score = evaluate.sensitivity_n(cnn, images, explained(maps, 1), grid=(4, 4), sizes=[1, 15], n_samples=16)
+    cell = (torch.arange(14) * 4 // 14)[:, None] * 4 + torch.arange(18) * 4 // 18
+    masks = torch.stack([cell == number for number in range(16)])
+    for place, gone in enumerate((masks, ~masks)):  # every set of 1, every set of 15
+        shown = torch.where(gone[:, None, None], 0.0, images)
+        drops = cnn(images)[:, 1] - cnn(shown.flatten(0, 1))[:, 1].view(16, 3)
+        sums = (gone[:, None] * maps).sum((2, 3))
+        for n in range(3):
+            expected = torch.corrcoef(torch.stack([sums[:, n], drops[:, n].detach()]).double())[0, 1]
+            assert float(score.extras["by_size"][n, place]) == pytest.approx(float(expected), abs=1e-4)
+    torch.testing.assert_close(score.value, score.extras["by_size"].mean(1))
+    assert score.n_forward == 3 * 33
+
+
+@pytest.mark.parametrize(
+    "settings", [{"n_samples": 15}, {"n_sizes": 1}, {"sizes": [0, 3]}, {"sizes": [48]}, {"sizes": []}]
+)
+def test_sizes_that_are_no_sets_are_refused(linear, inputs, contributions, explained, settings):
+    with pytest.raises(BadInput):
+        evaluate.sensitivity_n(linear, inputs, explained(contributions), grid=(6, 8), **settings)
+
+
+def test_a_size_at_which_nothing_moves_is_left_out_of_the_mean(explained):
+    class AllGone(nn.Module):
+        """Falls only where at least 40 of 48 pixels are gone."""
+
+        def forward(self, x):
+            there = (x[:, 0].flatten(1) != 0).double()
+            weights = torch.arange(48.0, dtype=torch.float64)
+            score = torch.where(there.sum(1) > 8, 1000.0, (weights * there).sum(1))
+            return torch.stack([score, torch.zeros_like(score)], 1)
+
+    maps = torch.arange(48.0).view(1, 6, 8)
+    score = evaluate.sensitivity_n(AllGone(), torch.ones(1, 1, 6, 8), explained(maps), grid=(6, 8), sizes=[3, 41, 44])
+    assert score.extras["by_size"][0].isnan().tolist() == [True, False, False]
+    assert float(score.value) == pytest.approx(1, abs=1e-6)

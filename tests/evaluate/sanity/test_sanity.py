@@ -8,25 +8,8 @@ import torch
 from torch import nn
 
 from glasshouse import attribute, evaluate
-from glasshouse.core import BadInput, Images, Target, method, select
+from glasshouse.core import BadInput
 from glasshouse.core.registry import _registry
-from glasshouse.evaluate.complexity import edges
-
-
-@pytest.fixture
-def sobel(monkeypatch):
-    """A method that shows the edges of the image, whatever the model or the class."""
-    known = dict(_registry)
-
-    @method
-    def sobel(model: nn.Module, inputs: Images, target: Target = None) -> Images:
-        with torch.no_grad():
-            select(model(inputs), target)
-        return edges(inputs)[:, None]
-
-    yield sobel
-    _registry.clear()
-    _registry.update(known)
 
 
 class TwoViews(nn.Module):

@@ -51,7 +51,7 @@ POLICY = Policy(
 
 @method(
     cost=lambda settings, shape: Cost(1, 1),
-    claims=("dummy", "silent", "equivariant"),
+    claims=("dummy", "silent", "equivariant", "input_invariant"),
     paper="Zhang et al., ECCV 2016",
 )
 def excitation_backprop(
@@ -82,7 +82,7 @@ def excitation_backprop(
 
 @method(
     cost=lambda settings, shape: Cost(1, 1),
-    claims=("dummy", "silent", "equivariant"),
+    claims=("dummy", "silent", "equivariant", "input_invariant"),
     paper="Zhang et al., ECCV 2016",
 )
 def contrastive_excitation_backprop(

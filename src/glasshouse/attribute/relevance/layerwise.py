@@ -35,7 +35,7 @@ Start = Literal["score", "one"]
 
 @method(
     cost=lambda settings, shape: Cost(1, 1),
-    claims=("dummy", "silent", "equivariant"),
+    claims=("dummy", "silent", "equivariant", "linear"),
     paper="Bach et al., PLOS ONE 2015",
 )
 def lrp(

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from glasshouse.core import (
@@ -12,7 +12,6 @@ from glasshouse.core import (
     Cost,
     Explanation,
     Images,
-    Maps,
     Model,
     PerImage,
     Reading,
@@ -21,8 +20,24 @@ from glasshouse.core import (
     generator,
     registered,
 )
-from glasshouse.evaluate.engine import Answers, Baseline, Cells, Grid, Ranked, grid_of, keeping, order_of
+from glasshouse.evaluate.baselines import Baseline
+from glasshouse.evaluate.engine import Answers
 from glasshouse.evaluate.metric import Metric, Result, answer, flaws
+from glasshouse.evaluate.questions import (
+    Cells,
+    Elements,
+    Features,
+    Keep,
+    Order,
+    Ranked,
+    Segments,
+    fingerprint,
+    grid_of,
+    keeping,
+    ranking,
+    sums_over,
+    total_of,
+)
 
 
 def steps(total: int, n_steps: int) -> list[int]:
@@ -33,33 +48,81 @@ def steps(total: int, n_steps: int) -> list[int]:
     return [round(place * total / count) for place in range(count + 1)]
 
 
-def area(curve: Float[Tensor, "n s"], fraction: Float[Tensor, " s"]) -> PerImage:
+def area(curve: Float[Tensor, "n s"], fraction: Float[Tensor, "... s"]) -> PerImage:
     """Area under a curve over 0…1, by trapezoids, both ends included."""
     return torch.trapezoid(curve, fraction.to(curve), dim=1)
 
 
+def values_for(explanation: Explanation, features: Features | None) -> Float[Tensor, "n ..."]:
+    """What ranks these features: the heatmap; for single elements the method's own values."""
+    return explanation.native if isinstance(features, Elements) else explanation.heatmap
+
+
+def ordered(values: Float[Tensor, "n ..."], features: Features | None, seed: int) -> tuple[Order, tuple[str, ...]]:
+    """Features (pixels for None) by the sum of the values in them, and why these cannot be ranked, per image."""
+    features = features or (values.shape[-2], values.shape[-1])
+    return ranking(sums_over(values, features), features, seed), flaws(values.flatten(1)[:, None])
+
+
+def own_counts(order: Order) -> Int[Tensor, " n"]:
+    """How many features each image has."""
+    if isinstance(order.grid, Segments):
+        return order.grid.counts.to(order.ranks.device)
+    return torch.full((len(order.ranks),), order.ranks.shape[1], device=order.ranks.device)
+
+
+def chosen(features: Features, stays: Bool[Tensor, "n g"], note: str = "") -> Ranked:
+    """Sets that differ from image to image, as a question can hold them. A `note` sets equal ones apart."""
+    return Ranked(Order(features, -stays.int(), f"{fingerprint(stays)}{note}"), -1, 0)
+
+
+def between(order: Order, low: Int[Tensor, " n"], high: Int[Tensor, " n"]) -> Ranked:
+    """The features of rank `low … high - 1`, numbers of each image's own, of a `ranking`."""
+    own, total = own_counts(order), order.ranks.shape[1]
+    low, high = (torch.where(bound >= own, total, bound) for bound in (low, high))
+    if (low == low[0]).all() and (high == high[0]).all():
+        return Ranked(order, int(low[0]), int(high[0]))
+    return chosen(order.grid, (order.ranks >= low[:, None]) & (order.ranks < high[:, None]))
+
+
+def removals(order: Order, n_steps: int) -> Int[Tensor, "n s"]:
+    """`steps`, for each image's own number of features."""
+    count = len(steps(order.ranks.shape[1], n_steps)) - 1
+    own = own_counts(order).double()
+    return (torch.arange(count + 1, dtype=torch.float64, device=own.device) * own[:, None] / count).round().long()
+
+
+def shares_of(order: Order, removed: Int[Tensor, "n s"]) -> Float[Tensor, "... s"]:
+    """Numbers of features as parts of all: `s`, or `n s` where images differ."""
+    fraction = removed.double() / own_counts(order)[:, None]
+    return fraction[0] if (fraction == fraction[:1]).all() else fraction
+
+
+def features_in(settings: Mapping[str, Any], shape: Sequence[int]) -> int:
+    """How many features a call removes one by one: of `grid`, or pixels."""
+    return total_of(settings.get("grid") or (shape[-2], shape[-1]))
+
+
 def curve_costs(settings: Mapping[str, Any], shape: Sequence[int]) -> Cost:
-    return Cost(min(settings.get("n_steps", 224), shape[-1] * shape[-2]) + 1)
+    return Cost(min(settings.get("n_steps", 224), features_in(settings, shape)) + 1)
 
 
 def removal_curve(
-    name: str, heatmap: Maps, n_steps: int, score: Reading, baseline: Baseline, grid: Grid | None, seed: int
+    name: str, order: Order, reason: tuple[str, ...], n_steps: int, score: Reading, baseline: Baseline, seed: int
 ) -> Metric:
-    """Plan of `deletion` and `insertion`, which differ in which end of the order stays."""
-    order = order_of(heatmap, grid, seed)
-    total = order.ranks.shape[1]
-    counts, reason = steps(total, n_steps), flaws(heatmap)
-    kept = [Ranked(order, k, total) if name == "deletion" else Ranked(order, 0, k) for k in counts]
-    fraction = torch.tensor(counts, dtype=torch.float64) / total
+    """Plan of all single curves. `insertion` begins at the empty image: the other end of the order stays."""
+    removed, own, insert = removals(order, n_steps), own_counts(order), name == "insertion"
+    fraction = shares_of(order, removed)
+    bounds = [(torch.zeros_like(k), k) if insert else (k, own) for k in removed.unbind(1)]
 
     def reduce(curve: Float[Tensor, "n r"]) -> Result:
-        value = area(curve, fraction)
-        extras = {"curve": curve, "fraction": fraction}
+        value, clean = area(curve, fraction), curve[:, -1] if insert else curve[:, 0]
+        extras = {"curve": curve, "fraction": fraction, "normalised": value / clean}
         return Result(value, torch.zeros_like(value), reason, extras)
 
-    settings = {"n_steps": len(counts) - 1, "baseline": baseline, "grid": order.grid, "seed": seed}
-    questions = tuple(keeping(keep, baseline) for keep in kept)
-    return Metric(name, questions, score, reduce, None, "down" if name == "deletion" else "up", settings)
+    settings = {"n_steps": removed.shape[1] - 1, "baseline": baseline, "grid": order.grid, "seed": seed}
+    questions = tuple(keeping(between(order, low, high), baseline) for low, high in bounds)
+    return Metric(name, questions, score, reduce, None, "up" if insert else "down", settings)
 
 
 @registered("evaluate", cost=curve_costs, paper="Petsiuk et al., BMVC 2018", example={"n_steps": 8})
@@ -71,7 +134,7 @@ def deletion(
     n_steps: int = 224,
     score: Reading = "prob",
     baseline: Baseline = "mean",
-    grid: Grid | None = None,
+    grid: Features | None = None,
     target: Target = None,
     seed: int = 0,
     answers: Answers | None = None,
@@ -82,16 +145,18 @@ def deletion(
 
     Petsiuk, Das and Saenko, "RISE", BMVC 2018, sec. 4.2; pixel flipping in Bach et al., 2015. Trapezoids,
     with both the clean and the empty image; `extras["curve"]` holds the curve. A model that was unsure to
-    begin with scores low whatever the map: compare maps of the same image only.
+    begin with scores low whatever the map; `extras["normalised"]` is divided by f(x), and compares images.
 
     Args:
         n_steps: steps from the clean to the empty image; 224 is 224 pixels per step for an image of 224.
-        baseline: what replaces pixels, in the model's input space (see `engine.Baseline`).
-        grid: rows and columns of cells to remove instead of pixels.
+        baseline: what replaces pixels, in the model's input space (see `baselines.Baseline`).
+        grid: what to remove instead of pixels: rows and columns of cells, `Segments.of(labels)`, or `Elements(shape)`
+            for every channel's values by themselves, ranked by `explanation.native`.
         target: only needed where the explanation's target was a function or weights.
         seed: of the order of equal values.
     """
-    metric = removal_curve("deletion", explanation.heatmap, n_steps, score, baseline, grid, seed)
+    order, faults = ordered(values_for(explanation, grid), grid, seed)
+    metric = removal_curve("deletion", order, faults, n_steps, score, baseline, seed)
     return answer(metric, model, inputs, explanation, target, answers)
 
 
@@ -104,7 +169,7 @@ def insertion(
     n_steps: int = 224,
     score: Reading = "prob",
     baseline: Baseline = "blur:5:11",
-    grid: Grid | None = None,
+    grid: Features | None = None,
     target: Target = None,
     seed: int = 0,
     answers: Answers | None = None,
@@ -116,7 +181,8 @@ def insertion(
     Petsiuk, Das and Saenko, "RISE", BMVC 2018, sec. 4.2: Gaussian blur of 11 taps, sigma 5. Higher is better.
     Arguments as in `deletion`.
     """
-    metric = removal_curve("insertion", explanation.heatmap, n_steps, score, baseline, grid, seed)
+    order, faults = ordered(values_for(explanation, grid), grid, seed)
+    metric = removal_curve("insertion", order, faults, n_steps, score, baseline, seed)
     return answer(metric, model, inputs, explanation, target, answers)
 
 
@@ -124,18 +190,19 @@ RANDOM_PAIRS = 8
 """Random rankings that say how far a gain strays by luck; two forward passes per image each, shared by all maps."""
 
 
-def gain_plan(heatmap: Maps, n_steps: int, score: Reading, baseline: Baseline, grid: Grid | None, seed: int) -> Metric:
+def gain_plan(
+    values: Float[Tensor, "n ..."], n_steps: int, score: Reading, baseline: Baseline, grid: Features | None, seed: int
+) -> Metric:
     """Plan of `srg`: the two removal curves on one grid, and random rankings to compare them with."""
     if n_steps < 1:
         raise BadInput(f"n_steps {n_steps} is not at least 1.")
-    grid = grid or grid_of((heatmap.shape[-2], heatmap.shape[-1]))
-    order = order_of(heatmap, grid, seed)
-    total = order.ranks.shape[1]
-    counts, reason = steps(total, n_steps + 1), flaws(heatmap)
-    fraction = torch.tensor(counts, dtype=torch.float64) / total
-    first = [keeping(Ranked(order, k, total), baseline) for k in counts]
-    last = [keeping(Ranked(order, 0, k), baseline) for k in counts]  # least important gone first, from the end
-    luck = [keeping(Cells(grid, kept), baseline) for kept in random_pairs(total, seed)]
+    order, reason = ordered(values, grid or grid_of((values.shape[-2], values.shape[-1])), seed)
+    removed, own = removals(order, n_steps + 1), own_counts(order)
+    fraction, counts = shares_of(order, removed), removed.unbind(1)
+    first = [keeping(between(order, k, own), baseline) for k in counts]
+    # least important gone first, from the end
+    last = [keeping(between(order, torch.zeros_like(k), k), baseline) for k in counts]
+    luck = [keeping(kept, baseline) for kept in random_pairs(order.grid, len(values), seed)]
 
     def reduce(table: Float[Tensor, "n r"]) -> Result:
         morf, lerf, drawn = table.split([len(first), len(last), len(luck)], dim=1)
@@ -143,21 +210,30 @@ def gain_plan(heatmap: Maps, n_steps: int, score: Reading, baseline: Baseline, g
         value = area(lerf, fraction) - area(morf, fraction)
         return Result(value, spread_of_luck(drawn), reason, extras | {"fraction": fraction})
 
-    settings = {"n_steps": n_steps, "baseline": baseline, "grid": grid, "seed": seed}
+    settings = {"n_steps": n_steps, "baseline": baseline, "grid": order.grid, "seed": seed}
     return Metric("srg", (*first, *last, *luck), score, reduce, 0.0, "up", settings)
 
 
-def random_pairs(total: int, seed: int) -> list[bytes]:
-    """For random rankings at fractions spread over 0…1: what stays when the first cells go, and when the last do."""
-    draws, kept = generator(seed), list[bytes]()
+def random_pairs(features: Features, n: int, seed: int) -> list[Keep]:
+    """For random rankings at fractions spread over 0…1: what stays when the first go, and when the last do."""
+    draws, total, kept = generator(seed), total_of(features), list[Keep]()
+    if isinstance(features, Segments):  # what a segment draws must not depend on how many other images have
+        drawn = torch.rand(total, RANDOM_PAIRS, generator=draws, dtype=torch.float64).T
+        for place, row in enumerate(drawn):
+            order = placed(row.expand(n, -1), features, seed)
+            own = own_counts(order)
+            gone = ((place + 0.5) / RANDOM_PAIRS * own.double()).round().long().clamp(min=1).minimum(own - 1)
+            kept += [between(order, gone, own), between(order, torch.zeros_like(own), own - gone)]
+        return kept
     for place in range(RANDOM_PAIRS):
         order = torch.randperm(total, generator=draws)
         gone = min(total - 1, max(1, round((place + 0.5) / RANDOM_PAIRS * total)))
-        kept += [bytes((order >= gone).byte().numpy()), bytes((order < total - gone).byte().numpy())]
+        for stays in (order >= gone, order < total - gone):
+            kept.append(Cells(features, bytes(stays.byte().numpy())))
     return kept
 
 
-def spread_of_luck(drawn: Float[Tensor, "n p"]) -> PerImage:
+def spread_of_luck(drawn: Float[Tensor, "n p"], part: float = 2 / 3) -> PerImage:
     """Standard deviation of the gain of a random ranking, on this very image.
 
     At a fraction u a random ranking has the gain d(u) = f(last removed) - f(first removed), which is 0 in expectation.
@@ -166,17 +242,20 @@ def spread_of_luck(drawn: Float[Tensor, "n p"]) -> PerImage:
         var SRG = var of the integral of d = 2/3 of the mean of d² over u
 
     (1/3 and 1/2 of the variance of a full sum). Elsewhere it is an estimate: at most 1.22 times too small.
+
+    Args:
+        part: 2/3, or what takes its place where the gain is another mean of d.
     """
     gain = drawn[:, 1::2] - drawn[:, 0::2]
-    return (2 / 3 * gain.square().mean(1)).sqrt()
+    return (part * gain.square().mean(1)).sqrt()
 
 
-@registered(
-    "evaluate",
-    cost=lambda settings, shape: Cost(2 * settings.get("n_steps", 16) + 2 + 2 * RANDOM_PAIRS),
-    paper="Bluecher et al., 2024",
-    example={"n_steps": 4},
-)
+def gain_costs(settings: Mapping[str, Any], shape: Sequence[int]) -> Cost:
+    total = total_of(settings.get("grid") or grid_of((shape[-2], shape[-1])))
+    return Cost(2 * min(settings.get("n_steps", 16) + 1, total) + 2 * RANDOM_PAIRS)
+
+
+@registered("evaluate", cost=gain_costs, paper="Bluecher et al., 2024", example={"n_steps": 4})
 def srg(
     model: Model | nn.Module,
     inputs: Images,
@@ -185,7 +264,7 @@ def srg(
     n_steps: int = 16,
     score: Reading = "prob",
     baseline: Baseline = "blur",
-    grid: Grid | None = None,
+    grid: Features | None = None,
     target: Target = None,
     seed: int = 0,
     answers: Answers | None = None,
@@ -201,7 +280,7 @@ def srg(
 
     Args:
         n_steps: partly removed images on each curve.
-        grid: rows and columns of cells; None takes 7 to 14 along the shorter side.
+        grid: rows and columns of cells; None takes 7 to 14 along the shorter side. Or as in `deletion`.
     """
-    metric = gain_plan(explanation.heatmap, n_steps, score, baseline, grid, seed)
-    return answer(metric, model, inputs, explanation, target, answers)
+    values = values_for(explanation, grid)
+    return answer(gain_plan(values, n_steps, score, baseline, grid, seed), model, inputs, explanation, target, answers)

@@ -1,5 +1,8 @@
 """Faithfulness on random sets: does the map's sum over a set tell how the score falls without it?"""
 
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -9,7 +12,6 @@ from glasshouse.core import (
     Cost,
     Explanation,
     Images,
-    Maps,
     Model,
     Reading,
     Score,
@@ -17,67 +19,74 @@ from glasshouse.core import (
     generator,
     registered,
 )
-from glasshouse.evaluate.agreement import correlation, grid_mass, mean_ranks
-from glasshouse.evaluate.engine import CLEAN, Answers, Baseline, Cells, Grid, keeping
-from glasshouse.evaluate.metric import Metric, Result, answer, flaws
+from glasshouse.evaluate.agreement import correlation, mean_ranks
+from glasshouse.evaluate.baselines import Baseline
+from glasshouse.evaluate.engine import Answers
+from glasshouse.evaluate.faithfulness.features import (
+    FEWEST,
+    counts_of,
+    faults_of,
+    luck,
+    number_of_sets,
+    random_sets,
+    seeds,
+    too_few,
+    values_on,
+    why_unknown,
+)
+from glasshouse.evaluate.metric import Metric, Result, answer
+from glasshouse.evaluate.questions import CLEAN, Features, grid_of, sums_over, total_of
 
-FEWEST_SUBSETS = 16
+
+def enough(n_samples: int) -> None:
+    if n_samples < FEWEST:
+        raise BadInput(f"n_samples {n_samples} is too few for a correlation.", f"Use at least {FEWEST}.")
 
 
 def subset_plan(
     name: str,
-    heatmap: Maps,
-    grid: Grid,
+    values: Float[Tensor, "n ..."],
+    features: Features,
     n_samples: int,
-    n_removed: int,
+    n_removed: Callable[[int], int],
     by_rank: bool,
     score: Reading,
     baseline: Baseline,
     seed: int,
 ) -> Metric:
-    """Random sets of cells: does the map's sum over a set follow the drop of the score without the set?"""
-    total = grid[0] * grid[1]
-    if n_samples < FEWEST_SUBSETS:
-        raise BadInput(f"n_samples {n_samples} is too few for a correlation.", f"Use at least {FEWEST_SUBSETS}.")
-    if not 0 < n_removed < total:
-        raise BadInput(f"{n_removed} of {total} cells cannot be removed at random.", "Remove some, but not all.")
-    draws, removed = generator(seed), torch.zeros(n_samples, total, dtype=torch.uint8)
-    for row in removed:
-        row[torch.randperm(total, generator=draws)[:n_removed]] = 1
-    questions = tuple(keeping(Cells(grid, bytes(row)), baseline) for row in (1 - removed).numpy())
-    sums = grid_mass(heatmap, grid) @ removed.double().T.to(heatmap.device)
-    faults = flaws(heatmap)
+    """Random sets of features: does the map's sum over a set follow the drop of the score without the set?"""
+    enough(n_samples)
+    total, counts = total_of(features), counts_of(features, len(values))
+    most = n_removed(total)
+    if not 0 < most < total:
+        raise BadInput(f"{most} of {total} features cannot be removed at random.", "Remove some, but not all.")
+    sizes, mass = [n_removed(count) for count in counts], sums_over(values, features)
+    questions, sums = random_sets(mass, features, sizes, n_samples, baseline, generator(seed))
+    faults = faults_of(values)
 
     def reduce(table: Float[Tensor, "n r"]) -> Result:
-        drop, mass = table[:, :1] - table[:, 1:], sums.to(table)
-        pair = (mean_ranks(mass), mean_ranks(drop)) if by_rank else (mass, drop)
+        drop, held = table[:, :1] - table[:, 1:], sums.to(table)
+        pair = (mean_ranks(held), mean_ranks(drop)) if by_rank else (held, drop)
         value, drawn = correlation(*pair, seed)
-        luck = (1 - value.square()) / (total - 1) ** 0.5  # of a random map on so many cells
-        stderr = (drawn.square() + luck.square()).sqrt()
-        reasons = [
-            fault or ("" if known else "constant_score" if still else "constant_sums")
-            for fault, known, still in zip(
-                faults, value.isfinite().tolist(), (drop == drop[:, :1]).all(1).tolist(), strict=True
-            )
-        ]
-        return Result(value, stderr, tuple(reasons), {"sums": sums, "drops": drop})
+        stderr = (drawn.square() + luck(value, counts).square()).sqrt()
+        reasons = why_unknown(faults, value, (drop == drop[:, :1]).all(1))
+        return Result(value, stderr, reasons, {"sums": sums, "drops": drop})
 
-    settings = {
-        "grid": grid,
-        "n_samples": n_samples,
-        "n_removed": n_removed,
-        "baseline": baseline,
-        "seed": seed,
-    }
+    settings = {"grid": features, "n_samples": n_samples, "n_removed": most, "baseline": baseline, "seed": seed}
     return Metric(name, (CLEAN, *questions), score, reduce, 0.0, "up", settings)
 
 
-@registered(
-    "evaluate",
-    cost=lambda settings, shape: Cost(settings.get("n_samples", 100) + 1),
-    paper="Bhatt et al., IJCAI 2020",
-    example={"n_samples": 16},
-)
+def fixed_size(subset_size: int) -> Callable[[int], int]:
+    return lambda count: min(subset_size, count // 2)
+
+
+def correlation_costs(settings: Mapping[str, Any], shape: Sequence[int]) -> Cost:
+    total = total_of(settings.get("grid") or (shape[-2], shape[-1]))
+    size = fixed_size(settings.get("subset_size", 224))(total)
+    return Cost(number_of_sets(total, size, settings.get("n_samples", 100)) + 1)
+
+
+@registered("evaluate", cost=correlation_costs, paper="Bhatt et al., IJCAI 2020", example={"n_samples": 16})
 def faithfulness_correlation(
     model: Model | nn.Module,
     inputs: Images,
@@ -85,7 +94,7 @@ def faithfulness_correlation(
     *,
     n_samples: int = 100,
     subset_size: int = 224,
-    grid: Grid | None = None,
+    grid: Features | None = None,
     score: Reading = "logit",
     baseline: Baseline = "mean",
     target: Target = None,
@@ -98,48 +107,58 @@ def faithfulness_correlation(
 
     Bhatt, Weller and Moura, "Evaluating and aggregating feature-based model explanations", IJCAI 2020, eq. 3. 1
     is perfect, 0 is chance. The standard error joins that of the draw of sets (bootstrap) and the luck that a
-    random map has on d cells, (1 - r²) / sqrt(d - 1). Scattered pixels change a large image little; the error is
-    wide there, and `mu_fidelity` decides sooner.
+    random map has on d features, (1 - r²) / sqrt(d - 1). Scattered pixels change a large image little; the error
+    is wide there, and `mu_fidelity` decides sooner.
 
     Args:
-        subset_size: pixels (or cells) per set; at most half of them.
-        grid: rows and columns of cells; None takes pixels.
+        n_samples: sets, all different; all there are where there are no more.
+        subset_size: pixels (or other features) per set; at most half of them.
+        grid: what sets are made of: rows and columns of cells, `Segments`, or `Elements`; None takes pixels.
     """
-    grid = grid or (inputs.shape[-2], inputs.shape[-1])
-    size = min(subset_size, grid[0] * grid[1] // 2)
-    name, heatmap = "faithfulness_correlation", explanation.heatmap
-    metric = subset_plan(name, heatmap, grid, n_samples, size, False, score, baseline, seed)
+    features = grid or (inputs.shape[-2], inputs.shape[-1])
+    values, size = values_on(explanation, features), fixed_size(subset_size)
+    name = "faithfulness_correlation"
+    metric = subset_plan(name, values, features, n_samples, size, False, score, baseline, seed)
     return answer(metric, model, inputs, explanation, target, answers)
 
 
+def shared_size(fraction: float) -> Callable[[int], int]:
+    return lambda count: round(fraction * count)
+
+
+def nine_by_nine(size: tuple[int, int]) -> tuple[int, int]:
+    return min(9, size[0]), min(9, size[1])
+
+
 def fidelity_plan(
-    heatmap: Maps,
+    values: Float[Tensor, "n ..."],
     n_samples: int,
-    grid: Grid | None,
+    grid: Features | None,
     fraction: float,
     score: Reading,
     baseline: Baseline,
     seed: int,
 ) -> Metric:
     """Plan of `mu_fidelity`."""
-    grid = grid or (min(9, heatmap.shape[-2]), min(9, heatmap.shape[-1]))
-    n_removed = round(fraction * grid[0] * grid[1])
-    return subset_plan("mu_fidelity", heatmap, grid, n_samples, n_removed, True, score, baseline, seed)
+    features = grid or nine_by_nine((values.shape[-2], values.shape[-1]))
+    size = shared_size(fraction)
+    return subset_plan("mu_fidelity", values, features, n_samples, size, True, score, baseline, seed)
 
 
-@registered(
-    "evaluate",
-    cost=lambda settings, shape: Cost(settings.get("n_samples", 200) + 1),
-    paper="Bhatt et al., IJCAI 2020",
-    example={"n_samples": 16},
-)
+def fidelity_costs(settings: Mapping[str, Any], shape: Sequence[int]) -> Cost:
+    total = total_of(settings.get("grid") or nine_by_nine((shape[-2], shape[-1])))
+    size = shared_size(settings.get("fraction", 0.2))(total)
+    return Cost(number_of_sets(total, size, settings.get("n_samples", 200)) + 1)
+
+
+@registered("evaluate", cost=fidelity_costs, paper="Bhatt et al., IJCAI 2020", example={"n_samples": 16})
 def mu_fidelity(
     model: Model | nn.Module,
     inputs: Images,
     explanation: Explanation,
     *,
     n_samples: int = 200,
-    grid: Grid | None = None,
+    grid: Features | None = None,
     fraction: float = 0.2,
     score: Reading = "logit",
     baseline: Baseline = "mean",
@@ -155,8 +174,105 @@ def mu_fidelity(
     chance. The sets do not depend on the map: share `answers` to compare methods at the price of one.
 
     Args:
-        grid: rows and columns of cells; None takes 9 × 9.
+        n_samples: sets, all different; all there are where there are no more.
+        grid: what sets are made of: rows and columns of cells, `Segments`, or `Elements`; None takes 9 × 9.
         fraction: share of the cells in each set.
     """
-    metric = fidelity_plan(explanation.heatmap, n_samples, grid, fraction, score, baseline, seed)
+    values = explanation.heatmap if grid is None else values_on(explanation, grid)
+    metric = fidelity_plan(values, n_samples, grid, fraction, score, baseline, seed)
+    return answer(metric, model, inputs, explanation, target, answers)
+
+
+def sizes_of(total: int, n_sizes: int) -> list[int]:
+    """Sizes of sets from 1 to 80 % of `total` features, spaced by equal factors, each once."""
+    factor = max(1.0, 0.8 * total)
+    return sorted({max(1, min(round(factor ** (place / (n_sizes - 1))), total - 1)) for place in range(n_sizes)})
+
+
+def size_plan(
+    values: Float[Tensor, "n ..."],
+    features: Features,
+    n_samples: int,
+    sizes: Sequence[Sequence[int]],
+    score: Reading,
+    baseline: Baseline,
+    seed: int,
+) -> Metric:
+    """Plan of `sensitivity_n`: sets of the `sizes` of each image; a size that an image lacks is 0."""
+    counts, mass, columns = counts_of(features, len(values)), sums_over(values, features), max(map(len, sizes))
+    padded = [[*own, *[0] * (columns - len(own))] for own in sizes]
+    sets = [
+        random_sets(mass, features, [own[place] for own in padded], n_samples, baseline, generator(part))
+        for place, part in enumerate(seeds(columns, seed))
+    ]
+    questions = [question for each in sets for question in each.questions]
+    few = too_few(counts)
+    faults = [fault or less for fault, less in zip(faults_of(values), few, strict=True)]
+
+    def reduce(table: Float[Tensor, "n r"]) -> Result:
+        drops = (table[:, :1] - table[:, 1:]).split([len(each.questions) for each in sets], 1)
+        pairs = zip(sets, drops, strict=True)
+        found = [correlation(each.sums.to(drop), drop, seed) for each, drop in pairs]
+        by_size, drawn = (torch.stack(part, 1) for part in zip(*found, strict=True))
+        known = by_size.isfinite()
+        used = known.sum(1)
+        value = by_size.nanmean(1)
+        sampled = torch.where(known, drawn, 0.0).square().sum(1) / used.clamp(min=1) ** 2
+        stderr = (sampled + luck(value, counts).square()).sqrt()
+        still = torch.stack([(drop == drop[:, :1]).all(1) for drop in drops]).all(0)
+        extras = {"by_size": by_size, "sizes": torch.tensor(padded)}
+        return Result(value, stderr, why_unknown(faults, value, still), extras)
+
+    largest = max(sizes, key=len)
+    settings = {"grid": features, "n_samples": n_samples, "sizes": list(largest), "baseline": baseline, "seed": seed}
+    return Metric("sensitivity_n", (CLEAN, *questions), score, reduce, 0.0, "up", settings)
+
+
+def size_costs(settings: Mapping[str, Any], shape: Sequence[int]) -> Cost:
+    total = total_of(settings.get("grid") or grid_of((shape[-2], shape[-1])))
+    sizes = settings.get("sizes") or sizes_of(total, settings.get("n_sizes", 10))
+    return Cost(1 + sum(number_of_sets(total, size, settings.get("n_samples", 100)) for size in sizes))
+
+
+@registered("evaluate", cost=size_costs, paper="Ancona et al., ICLR 2018", example={"n_samples": 16, "n_sizes": 3})
+def sensitivity_n(
+    model: Model | nn.Module,
+    inputs: Images,
+    explanation: Explanation,
+    *,
+    n_samples: int = 100,
+    n_sizes: int = 10,
+    sizes: Sequence[int] | None = None,
+    grid: Features | None = None,
+    score: Reading = "logit",
+    baseline: Baseline = "mean",
+    target: Target = None,
+    seed: int = 0,
+    answers: Answers | None = None,
+) -> Score:
+    """Whether the map's sum over sets of any size follows the drop of the score when they are removed.
+
+        mean over sizes n of the Pearson correlation, over sets S of n features, of
+        sum_{i in S} a_i   and   f(x) - f(x with S replaced)
+
+    Ancona, Ceolini, Öztireli and Gross, "Towards better understanding of gradient-based attribution methods",
+    ICLR 2018, sec. 4. 1 is perfect, 0 is chance. `extras["by_size"]` holds the correlation for each size (NaN where
+    the score did not move; the mean leaves it out), `settings["sizes"]` the sizes.
+    Differs: cells instead of pixels, which hardly move the score of a large image; `grid=(h, w)` gives pixels.
+
+    Args:
+        n_samples: sets of each size, all different; all there are where there are no more.
+        n_sizes: sizes from 1 to 80 % of the features, spaced by equal factors, each once.
+        sizes: the sizes themselves.
+        grid: what sets are made of: rows and columns of cells, `Segments` (each image has sizes of its own, see
+            `extras["sizes"]`), or `Elements`; None takes 7 to 14 cells along the shorter side.
+    """
+    enough(n_samples)
+    features = grid or grid_of((inputs.shape[-2], inputs.shape[-1]))
+    total, counts = total_of(features), counts_of(features, len(inputs))
+    if n_sizes < 2 or (sizes is not None and not (sizes and all(0 < size < total for size in sizes))):
+        asked = f"{n_sizes} sizes" if sizes is None else f"sizes {list(sizes)}"
+        raise BadInput(f"{asked} of sets of {total} features.", "Give some below that, or n_sizes of at least 2.")
+    own = [list(sizes) if sizes else sizes_of(count, n_sizes) for count in counts]
+    metric = size_plan(values_on(explanation, features), features, n_samples, own, score, baseline, seed)
     return answer(metric, model, inputs, explanation, target, answers)

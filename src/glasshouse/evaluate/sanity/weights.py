@@ -1,40 +1,20 @@
 """Sanity: does the map depend on what the model has learnt?"""
 
-import copy
-from typing import Any, Literal, get_args
+from typing import Any
 
-import torch
 from torch import nn
 
-from glasshouse.core import (
-    BadInput,
-    Explanation,
-    GlasshouseError,
-    Images,
-    Model,
-    Score,
-    generator,
-    registered,
-)
-from glasshouse.core.lift import module_of
+from glasshouse.core import Explanation, Images, Model, Score, registered
 from glasshouse.evaluate.metric import Result, belongs, score_of, undefined
+from glasshouse.evaluate.sanity.randomising import (
+    Cascade,
+    Norms,
+    Randomising,
+    Renewal,
+    averaged,
+    over_random_models,
+)
 from glasshouse.evaluate.sanity.replaying import compared, passes, replay
-
-Cascade = Literal["full", "top_down"]
-
-
-def layers_from_the_top(module: nn.Module) -> list[str]:
-    """Modules that hold parameters of their own, last defined first: the output's side."""
-    return [name for name, part in module.named_modules() if part._parameters][::-1]
-
-
-def shuffle(module: nn.Module, layer: str, draws: torch.Generator) -> None:
-    """Permute the values within each parameter of one module."""
-    with torch.no_grad():
-        for parameter in module.get_submodule(layer)._parameters.values():
-            if parameter is not None:
-                order = torch.randperm(parameter.numel(), generator=draws).to(parameter.device)
-                parameter.copy_(parameter.flatten()[order].view_as(parameter))
 
 
 @registered("evaluate", paper="Adebayo et al., NeurIPS 2018", example={"order": "full"})
@@ -44,6 +24,8 @@ def randomise_parameters(
     explanation: Explanation,
     *,
     order: Cascade = "full",
+    how: Renewal = "permute",
+    bn: Norms = "keep",
     n_draws: int = 1,
     seed: int = 0,
 ) -> Score:
@@ -53,50 +35,74 @@ def randomise_parameters(
 
     Adebayo et al., "Sanity checks for saliency maps", NeurIPS 2018; the fully randomised model alone as in
     Hedstroem et al., "A fresh look at sanity checks", 2023. The error is a bootstrap over cells of the map,
-    or over draws where there are several. `extras` hold SSIM and the cosine.
+    or over draws where there are several. `extras` hold `ssim`, `cosine`, `spearman_signed` and `hog`, the
+    correlation of histograms of oriented gradients. Binder et al. (CVPR 2023) show that random networks keep
+    the scale of activations, so that part of a cascade's similarity says nothing about the method.
     Differs: values are permuted within each tensor instead of drawn from an initialiser. That keeps their
-    scale, so deep networks neither fade nor explode, and reaches parameters that have no initialiser. The
-    statistics of batch norms stay.
+    scale, so deep networks neither fade nor explode, and reaches parameters that have no initialiser: class
+    tokens, position embeddings, layer scales. A tensor of equal values stays as it is.
 
     Args:
-        order: "full" randomises all layers at once; "top_down" adds one after the other, from the output to
-            the input, and scores the mean over those steps (`extras["cascade"]`, `settings["layers"]`).
+        order: "full" randomises all layers at once. The others go step by step, score the mean over the steps,
+            all of which have random weights, and keep each step in `extras["cascade"]` (`n` × steps, named in
+            `settings["layers"]`; `cascade_ssim` and so on for the rest): "top_down" from the output to the
+            input, "bottom_up" the other way round, "independent" each layer alone.
+        how: "reset" calls a module's own `reset_parameters`, and permutes where it has none.
+        bn: "keep" leaves the running statistics of norms, "reset" makes them mean 0 and variance 1.
         n_draws: random models to average over.
+    """
+    belongs(explanation, inputs)
+    plan = Randomising(order, how, bn, n_draws, seed).checked()
+    found = replay(explanation)
+    if isinstance(found, str):
+        return undefined("randomise_parameters", explanation, found, "down")
+    first = explanation.heatmap.to(inputs.device)
+
+    def ask(module: nn.Module) -> Any:
+        again = found.info.function(module, inputs, list(explanation.target), **found.settings)
+        return compared("randomised", first, again.heatmap.to(inputs.device), seed, absolute=True)
+
+    runs = over_random_models(model, plan, ask)
+    if isinstance(runs, str):
+        return undefined("randomise_parameters", explanation, runs, "down")
+    recorded = recorded_plan(model, plan)
+    spent = passes(explanation, inputs, len(runs))
+    return score_of("randomise_parameters", averaged(runs, plan), 1.0, "down", recorded, *spent)
+
+
+def recorded_plan(model: Model | nn.Module, plan: Randomising) -> dict[str, Any]:
+    """Settings of a score, with the layers in the order of the steps."""
+    settings: dict[str, Any] = dict(plan._asdict())
+    if plan.order != "full":
+        settings["layers"] = tuple(plan.layers(model.module if isinstance(model, Model) else model))
+    return settings
+
+
+@registered("evaluate", paper="Adebayo et al., NeurIPS 2018")
+def data_randomisation(
+    model: Model | nn.Module,
+    inputs: Images,
+    explanation: Explanation,
+    *,
+    other_model: Model | nn.Module,
+    seed: int = 0,
+) -> Score:
+    """How much of the map remains for a model that was trained on permuted labels: 1 means that labels do not matter.
+
+        Spearman correlation of |a| and |a'|, the map of a model that learnt the same images with random labels
+
+    Adebayo et al., "Sanity checks for saliency maps", NeurIPS 2018, sec. 4. `extras` as in `randomise_parameters`.
+    Yona and Greenfeld (2021) show that where the labelled object is all there is to see, even a good method finds
+    it for both models.
+
+    Args:
+        other_model: of the same architecture, fitted to the same images with their labels permuted.
     """
     belongs(explanation, inputs)
     found = replay(explanation)
     if isinstance(found, str):
-        return undefined("randomise_parameters", explanation, found, "down")
-    if n_draws < 1 or order not in get_args(Cascade):
-        raise BadInput(f"order '{order}' with {n_draws} draws.", "Use 'full' or 'top_down', and at least 1 draw.")
-    info, settings = found
-    try:
-        copies = [copy.deepcopy(module_of(model)).eval() for _ in range(n_draws)]
-    except Exception:  # anything may happen in a user's __deepcopy__
-        return undefined("randomise_parameters", explanation, "model_not_copyable", "down")
-    draws, results, layers = generator(seed), [], layers_from_the_top(copies[0])
-    if not layers:
-        return undefined("randomise_parameters", explanation, "no_parameters", "down")
-    for module in copies:
-        for place, layer in enumerate(layers):
-            shuffle(module, layer, draws)
-            if order == "top_down" or place == len(layers) - 1:
-                try:
-                    other = info.function(module, inputs, list(explanation.target), **settings)
-                except GlasshouseError:
-                    return undefined("randomise_parameters", explanation, "rerun_failed", "down")
-                first, second = explanation.heatmap.to(inputs.device), other.heatmap.to(inputs.device)
-                results.append(compared("randomised", first, second, seed, absolute=True))
-    runs = torch.stack([value for value, *_ in results])
-    errors = torch.stack([stderr for _, stderr, *_ in results])
-    drawn = runs.view(n_draws, -1, len(inputs)).mean(1)
-    stderr = drawn.std(0) / n_draws**0.5 if n_draws > 1 else errors.mean(0)
-    reason = tuple(next((why for why in each if why), "") for each in zip(*(r[2] for r in results), strict=True))
-    extras = {key: torch.stack([r[3][key] for r in results]).mean(0) for key in results[0][3]}
-    recorded: dict[str, Any] = {"order": order, "n_draws": n_draws, "seed": seed}
-    if order == "top_down":
-        extras["cascade"] = runs.view(n_draws, -1, len(inputs)).mean(0).T
-        recorded["layers"] = tuple(layers)
-    result = Result(runs.mean(0), stderr, reason, extras)
-    spent = passes(explanation, inputs, len(results))
-    return score_of("randomise_parameters", result, 1.0, "down", recorded, *spent)
+        return undefined("data_randomisation", explanation, found, "down")
+    other = found.info.function(other_model, inputs, list(explanation.target), **found.settings)
+    first, second = explanation.heatmap.to(inputs.device), other.heatmap.to(inputs.device)
+    result = Result(*compared("other_model", first, second, seed, absolute=True))
+    return score_of("data_randomisation", result, 1.0, "down", {"seed": seed}, *passes(explanation, inputs, 1))

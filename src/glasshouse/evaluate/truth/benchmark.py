@@ -1,15 +1,11 @@
-"""Heat maps held against interventions: a part matters as much as the score falls when it is not there.
+"""Heat maps held against interventions: a part matters as much as the score falls when it is not there."""
 
-Scenes can be drawn again without a part, with everything else as it was. So the truth here is about the model, not
-about the picture: a part that the model does not use is worth nothing, however much it looks like the object.
-"""
-
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from glasshouse.core import (
@@ -20,99 +16,40 @@ from glasshouse.core import (
     Maps,
     Model,
     Noun,
-    PerImage,
     Reading,
     Score,
-    blur,
-    borrow,
     generator,
-    in_chunks,
-    select,
     steps,
 )
-from glasshouse.core.target import logits
 from glasshouse.data import Scenes
-from glasshouse.evaluate.agreement import mean_ranks
+from glasshouse.data.glass import Glass
+from glasshouse.evaluate.truth.controls import CONTROLS, ignorant, oracle
+from glasshouse.evaluate.truth.effects import Effects, part_responses
+from glasshouse.evaluate.truth.games import PartGame, glass_game
+from glasshouse.evaluate.truth.protocol import protocol
+from glasshouse.evaluate.truth.tracks import TRACKS, contrast, map_tracks, other_class, steady
 
 MapOf: TypeAlias = Callable[[Model, Images, Int[Tensor, " n"]], Explanation | Tensor]
 """Anything that explains: given a model, images and one class per image, an explanation, or signed maps `n h w`."""
 
-CANVAS = ("sky", "ground")
-LEAST_PIXELS = 4
-SHARE = 0.1
 ALIKE = 0.5  # cosine of two unit vectors that are as far from each other as each is from 0
-TRACKS = ("importance", "relevant_mass", "pointing", "other_class")
-CONTROLS = ("oracle", "centre", "edges", "constant", "random")
+FEW = 8  # scenes
+ELSEWHERE = 7  # the seed of the backgrounds that images are moved to
 
 
-@dataclass(frozen=True, repr=False)
-class Effects(Noun):
-    """What each part of each scene is worth to a model.
-
-    Args:
-        effect: the fall of the score when a part is not drawn; not-a-number where it cannot be seen anyway.
-        masks: where each part is seen.
-        relevant: the pixels of the parts that matter: their effect is at least a tenth of the scene's largest.
-        parts: their names.
-        target: the class that was asked about.
-        images: the scenes as the model gets them.
-        score: of the untouched scenes.
-    """
-
-    effect: Float[Tensor, "n p"]
-    masks: Bool[Tensor, "n p h w"]
-    relevant: Bool[Tensor, "n h w"]
-    parts: tuple[str, ...]
-    target: tuple[int, ...]
-    images: Images
-    score: PerImage
-
-    def __repr__(self) -> str:
-        return f"Effects({len(self.effect)} scenes, {len(self.parts)} parts)"
-
-
-def part_effects(
-    model: Model,
-    scenes: Scenes,
-    target: int | Sequence[int] | None = None,
-    *,
-    parts: Sequence[str] | None = None,
-    score: Reading = "logit",
-    chunk: int = 64,
-) -> Effects:
-    """Ask the model about every scene without each of its parts.
-
-        D_p = y(x) - y(do(remove p))
-
-    Hesse, Schaub-Meyer and Roth, "FunnyBirds", ICCV 2023, use the same interventions on rendered birds.
+class Truth(NamedTuple):
+    """What is known of some scenes, for a model.
 
     Args:
-        parts: which to remove; None takes everything that stands in front of sky and ground.
-        chunk: images per forward pass.
+        effects, others: of the class that is explained, and of the class that it is compared with.
+        game: of the first scenes.
+        moved: the same scenes before another background; None where there is none.
     """
-    names = [name for name in scenes.part_names if name not in CANVAS] if parts is None else list(parts)
-    images, rows = model.preprocess.normalise(scenes.images), [scenes.part(name) for name in names]
-    masks = scenes.masks[:, rows]
 
-    with borrow(model, images) as network, torch.no_grad():
-
-        def scores(pictures: Images, classes: Int[Tensor, " n"] | None) -> tuple[Tensor, Tensor]:
-            found = [out for _, out in in_chunks(lambda r: logits(network(pictures[r])), len(pictures), chunk)]
-            output = torch.cat(found)
-            asked = output.argmax(1) if classes is None else classes
-            return select(output, asked, score), asked
-
-        given = None if target is None else torch.as_tensor(target).expand(len(images))
-        clean, classes = scores(images, given)
-        effect = torch.full((len(images), len(names)), torch.nan, dtype=clean.dtype, device=clean.device)
-        for place in steps(len(names)):
-            without = model.preprocess.normalise(scenes.do(remove=names[place]).images)
-            effect[:, place] = clean - scores(without, classes)[0]
-    seen = masks.flatten(2).sum(2) >= LEAST_PIXELS
-    effect = torch.where(seen, effect, torch.nan)
-    least = SHARE * effect.nan_to_num().amax(1, keepdim=True)
-    relevant = (masks & (effect.nan_to_num() >= least.clamp(min=1e-6))[:, :, None, None]).any(1)
-    return Effects(effect, masks, relevant, tuple(names), tuple(classes.tolist()), images, clean)
+    effects: Effects
+    others: Effects
+    game: PartGame | None
+    moved: Images | None
 
 
 @dataclass(frozen=True, repr=False)
@@ -122,18 +59,25 @@ class Benchmark(Noun):
     Args:
         scores: by method, by track: one number per scene.
         skipped: methods that failed, and why.
+        checks: by method, the checks of `protocol`, where a game of parts was given.
     """
 
     scores: dict[str, dict[str, Score]]
     skipped: dict[str, str] = field(default_factory=dict[str, str])
     settings: dict[str, Any] = field(default_factory=dict[str, Any])
+    checks: dict[str, dict[str, Score]] = field(default_factory=dict[str, dict[str, Score]])
 
     def __repr__(self) -> str:
-        return f"Benchmark({len(self.scores)} methods, {len(TRACKS)} tracks)"
+        return f"Benchmark({len(self.scores)} methods, {len(self.tracks)} tracks)"
+
+    @property
+    def tracks(self) -> tuple[str, ...]:
+        """The tracks that some method has a value for."""
+        return tuple(t for t in TRACKS if any(t in own and own[t].valid.any() for own in self.scores.values()))
 
     def ranking(self, track: str = "importance") -> tuple[str, ...]:
         """Methods from best to worst on one track."""
-        sign = -1 if track == "other_class" else 1
+        sign = -1 if TRACKS[track].direction == "down" else 1
         means = {name: sign * tracks[track].mean for name, tracks in self.scores.items() if track in tracks}
         return tuple(sorted(means, key=lambda name: means[name] if means[name] == means[name] else -9, reverse=True))
 
@@ -142,7 +86,9 @@ class Benchmark(Noun):
         tracks, found = self.scores[name], list[str]()
         lead = tracks["importance"].value - self.scores["constant"]["importance"].value
         lead = lead[lead.isfinite()]
-        if not lead.mean() > 3 * lead.std() / len(lead) ** 0.5:
+        if len(lead) < FEW:  # too few scenes with three parts or more: is it on the parts that matter at all?
+            lead = tracks["relevant_mass"].value[tracks["relevant_mass"].valid]
+        if len(lead) < 2 or not lead.mean() > 3 * lead.std() / len(lead) ** 0.5:
             found.append("not above chance")
         if "other_class" in tracks and tracks["other_class"].mean >= ALIKE:
             found.append("class-insensitive")
@@ -150,21 +96,36 @@ class Benchmark(Noun):
 
     def table(self) -> str:
         """The table in Markdown, best first."""
-        lines = [
-            "| method | importance | relevant mass | pointing | map of another class | note |",
-            "|---|---|---|---|---|---|",
-        ]
+        columns = self.tracks
+        heads = " | ".join(f"{TRACKS[t].title}{' ↓' if TRACKS[t].direction == 'down' else ''}" for t in columns)
+        lines = [f"| method | {heads} | note |", "|---" * (len(columns) + 2) + "|"]
         for name in self.ranking():
-            tracks = self.scores[name]
-            known = [t in tracks and bool(tracks[t].valid.any()) for t in TRACKS]
-            cells = [
-                f"{tracks[t].mean:.2f} ± {tracks[t].error:.2f}" if there else "–"
-                for t, there in zip(TRACKS, known, strict=True)
-            ]
+            own = self.scores[name]
+            cells = [cell(own.get(t)) for t in columns]
             note = "control" if name in CONTROLS else ", ".join(self.flags(name))
             shown = name if name in CONTROLS else f"`{name}`"
             lines.append(f"| {shown} | {' | '.join(cells)} | {note} |")
         return "\n".join(lines) + "\n"
+
+    def checks_table(self) -> str:
+        """The FunnyBirds protocol in Markdown, the most complete method first."""
+        if not self.checks:
+            raise BadInput("no game of parts was given, so nothing was checked.", "Pass game=evaluate.play(…).")
+        columns = list(next(iter(self.checks.values())))
+        order = sorted(self.checks, key=lambda name: self.checks[name]["completeness"].mean, reverse=True)
+        heads = " | ".join(name.replace("_", " ") for name in columns)
+        lines = [f"| method | {heads} |", "|---" * (len(columns) + 1) + "|"]
+        for name in order:
+            shown = name if name in CONTROLS else f"`{name}`"
+            lines.append(f"| {shown} | {' | '.join(cell(self.checks[name].get(c)) for c in columns)} |")
+        return "\n".join(lines) + "\n"
+
+
+def cell(score: Score | None) -> str:
+    """A mean and its error, or a dash."""
+    if score is None or not bool(score.valid.any()):
+        return "–"
+    return f"{score.mean:.2f} ± {score.error:.2f}" if int(score.valid.sum()) > 1 else f"{score.mean:.2f}"
 
 
 def benchmark(
@@ -173,6 +134,7 @@ def benchmark(
     methods: Mapping[str, MapOf],
     *,
     effects: Effects | None = None,
+    game: PartGame | None = None,
     score: Reading = "logit",
     seed: int = 0,
 ) -> Benchmark:
@@ -180,8 +142,14 @@ def benchmark(
 
     - importance: Spearman correlation between the map's sum over each visible part and the part's effect. Chance is
       what the constant map gets, since large parts tend to matter more.
+    - shapley: cosine between the map's sums over parts and their Shapley values; null_mass: the share of the map on
+      parts that never matter, less their share of pixels. Both need `game`.
     - relevant_mass: the share of positive values that lies on parts that matter, less the share of pixels. Chance 0.
+    - relevant_auc: the chance that a pixel of a part that matters is above one that is not. Chance 0.5.
     - pointing: whether the strongest pixel lies on a part that matters, less the share of pixels. Chance 0.
+    - contrast: Spearman correlation over parts between the difference of the maps of two classes and the difference of
+      the effects. Chance 0; a method that ignores the class has 0.
+    - steady: how much the map's shares of the parts move when the background is drawn anew.
     - other_class: cosine of the method's own values with those for another class drawn at random. From 0.5 the two
       are nearer to each other than to nothing at all, which is called class-insensitive (Nie, Zhang and Patel, ICML
       2018, compare l2 distances of unit vectors: the same, sqrt(2 - 2 cos)).
@@ -190,92 +158,74 @@ def benchmark(
     `constant` and `random` what they say.
 
     Args:
+        model: a trained one, which is asked about scenes drawn without each part; or a glass model, whose formula says
+            what its regions are worth.
         methods: anything `(model, images, classes) -> explanation or n h w`, by name: `attribute.grad_cam`,
             `partial(attribute.rise, n_masks=500)`, other libraries' methods.
         effects: what `part_effects` returned for these scenes, if it was asked before.
+        game: what `play` returned for the first of these scenes and the same classes.
     """
-    effects = part_effects(model, scenes, score=score) if effects is None else effects
-    classes = torch.tensor(effects.target)
-    with borrow(model, effects.images) as network, torch.no_grad():
-        n_classes = logits(network(effects.images[:1])).shape[1]
-    if n_classes < 2:
-        raise BadInput("the model has one class only, so no map of another one can be made.")
-    shift = torch.randint(1, n_classes, (len(classes),), generator=generator(seed))
-    others = (classes + shift) % n_classes
-    scores, skipped = dict[str, dict[str, Score]](), dict[str, str]()
-    for name, maps in controls(effects, seed).items():
-        scores[name] = tracks_of(effects, maps)
-    names = list(methods)
+    effects, others, game, moved = known(model, scenes, effects, game, score, seed)
+    images, classes, other_classes = effects.images, torch.tensor(effects.target), torch.tensor(others.target)
+    scores, checks = dict[str, dict[str, Score]](), dict[str, dict[str, Score]]()
+
+    def keep(name: str, maps: Maps, extra: Mapping[str, Score] | None = None) -> None:
+        scores[name] = map_tracks(effects, maps, game, seed) | dict(extra or {})
+        if game is not None:
+            checks[name] = protocol(game, maps[: len(game)], scores[name].get("contrast"), seed)
+
+    best = oracle(effects.effect, effects.masks)
+    keep("oracle", best, {"contrast": contrast(effects, others, best, oracle(others.effect, others.masks), seed)})
+    for name, maps in ignorant(images, seed).items():
+        keep(name, maps)
+    names, skipped = list(methods), dict[str, str]()
     for place in steps(len(names)):
-        name = names[place]
+        name, method = names[place], methods[names[place]]
         try:
-            first, second = (methods[name](model, effects.images, asked) for asked in (classes, others))
-            scores[name] = tracks_of(effects, *values_of(first), values_of(second)[1])
+            first, second = (values_of(method(model, images, asked)) for asked in (classes, other_classes))
+            extra = {
+                "contrast": contrast(effects, others, first[0], second[0], seed),
+                "other_class": other_class(first[1], second[1]),
+            }
+            if moved is not None:
+                extra["steady"] = steady(effects, first[0], values_of(method(model, moved, classes))[0])
         except GlasshouseError as reason:
             skipped[name] = str(reason)
+            continue
+        keep(name, first[0], extra)
     settings = {"preset": scenes.preset, "n": len(scenes), "size": scenes.size, "seed": scenes.seed}
-    return Benchmark(scores, skipped, settings | {"model": model.name, "score": score})
+    settings |= {"model": model.name, "score": score, "n_game": 0 if game is None else len(game)}
+    return Benchmark(scores, skipped, settings, checks)
+
+
+def known(
+    model: Model, scenes: Scenes, effects: Effects | None, game: PartGame | None, score: Reading, seed: int
+) -> Truth:
+    """What is true of the scenes for the classes that win, and for others drawn at random."""
+    if isinstance(model, Glass):
+        game = glass_game(model, scenes.images) if game is None else game
+        effects = Effects.of(game)
+        classes = others_of(torch.tensor(effects.target), len(model.class_names), seed)
+        return Truth(effects, Effects.of(glass_game(model, scenes.images, classes.tolist())), game, None)
+    found = part_responses(model, scenes, None if effects is None else effects.parts)
+    effects = found.effects(score=score) if effects is None else effects
+    n_classes = found.whole.shape[1]
+    if n_classes < 2:
+        raise BadInput("the model has one class only, so no map of another one can be made.")
+    if game is not None and game.target != effects.target[: len(game)]:
+        raise BadInput("the game is about other classes than the effects.", "Play it for the same scenes and targets.")
+    others = others_of(torch.tensor(effects.target), n_classes, seed)
+    second = found.effects(others.tolist(), score)
+    moved = model.preprocess.normalise(scenes.do(background=ELSEWHERE).images)
+    return Truth(effects, second, game, moved)
+
+
+def others_of(classes: Int[Tensor, " n"], n_classes: int, seed: int) -> Int[Tensor, " n"]:
+    """Another class for each image, drawn evenly."""
+    shift = torch.randint(1, n_classes, (len(classes),), generator=generator(seed))
+    return (classes + shift) % n_classes
 
 
 def values_of(found: Explanation | Tensor) -> tuple[Tensor, Tensor]:
     """Maps on the pixels, and the method's own values."""
     return (found.heatmap, found.native) if isinstance(found, Explanation) else (found, found)
-
-
-def tracks_of(
-    effects: Effects, maps: Maps, values: Tensor | None = None, others: Tensor | None = None
-) -> dict[str, Score]:
-    """Every track of one method; the last one needs its values for two classes."""
-    maps = maps.detach().to(effects.effect)
-    area = effects.relevant.flatten(1).float().mean(1)
-    positive = maps.clamp(min=0).flatten(1)
-    on = (positive * effects.relevant.flatten(1)).sum(1) / positive.sum(1)
-    best = maps.flatten(1).argmax(1, keepdim=True)
-    hit = effects.relevant.flatten(1).gather(1, best)[:, 0].float()
-    flat = maps.flatten(1).amax(1) == maps.flatten(1).amin(1)
-    found = {
-        "importance": track("importance", importance(effects, maps), "up"),
-        "relevant_mass": track("relevant_mass", on - area, "up"),
-        "pointing": track("pointing", torch.where(flat, torch.nan, hit - area), "up"),
-    }
-    if values is not None and others is not None:
-        a, b = (side.detach().flatten(1).double() for side in (values, others))
-        same = (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1))
-        found["other_class"] = track("other_class", same.to(maps.dtype), "down")
-    return found
-
-
-def importance(effects: Effects, maps: Maps) -> PerImage:
-    """Spearman correlation, over the visible parts, between the map's sum on a part and the part's effect."""
-    mass = (maps[:, None] * effects.masks).flatten(2).sum(2)
-    values = torch.full((len(maps),), torch.nan, dtype=maps.dtype)
-    for row, effect in enumerate(effects.effect):
-        seen = effect.isfinite()
-        if int(seen.sum()) > 2:
-            pair = mean_ranks(torch.stack([mass[row, seen], effect[seen]]))
-            values[row] = torch.corrcoef(pair)[0, 1]
-    return values
-
-
-def track(name: str, value: PerImage, direction: Literal["up", "down"]) -> Score:
-    """One number per scene as a score; a map without variation has none."""
-    reason = tuple("" if known else "constant_map" for known in value.isfinite().tolist())
-    chance = 0.0 if direction == "up" else None
-    return Score(name, value.nan_to_num(torch.nan), torch.zeros_like(value), chance, direction, reason)
-
-
-def controls(effects: Effects, seed: int) -> dict[str, Maps]:
-    """Maps that know everything, and maps that know nothing."""
-    images, (h, w) = effects.images, effects.images.shape[-2:]
-    size = effects.masks.flatten(2).sum(2).clamp(min=1)
-    share = (effects.effect.nan_to_num() / size)[:, :, None, None]
-    y, x = torch.meshgrid(torch.linspace(-1, 1, h), torch.linspace(-1, 1, w), indexing="ij")
-    grey = blur(images.mean(1, keepdim=True), 1.0)
-    down, right = torch.gradient(grey[:, 0], dim=(1, 2))
-    return {
-        "oracle": (share * effects.masks).sum(1),
-        "centre": torch.exp(-(x.square() + y.square()) / 0.5).expand(len(images), h, w).to(grey),
-        "edges": (down.square() + right.square()).sqrt(),
-        "constant": torch.ones_like(grey[:, 0]),
-        "random": torch.rand(len(images), h, w, generator=generator(seed)).to(grey),
-    }

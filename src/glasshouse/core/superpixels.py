@@ -7,8 +7,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from glasshouse.core import BadInput, Images
+from glasshouse.core.errors import BadInput
 from glasshouse.core.mask import cells
+from glasshouse.core.types import Images
 
 Kind: TypeAlias = Literal["slic", "grid"]
 Labels: TypeAlias = Int[Tensor, "n h w"]

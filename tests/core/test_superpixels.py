@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from glasshouse import attribute
-from glasshouse.attribute.superpixels import components, grid_of, joined, label_maps
+from glasshouse.core.superpixels import components, grid_of, joined, label_maps
 from glasshouse.core import BadInput
 from glasshouse.core.mask import cells
 

@@ -1,0 +1,143 @@
+"""What takes the place of removed pixels."""
+
+import hashlib
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from glasshouse.core import BadInput, Images, Model, blur, generator
+from glasshouse.core.mask import cell_sums, cells
+
+
+@dataclass(frozen=True, eq=False)
+class Fill:
+    """Images to fill in with: one for all, or one for each."""
+
+    images: Images
+    name: str
+
+
+Baseline: TypeAlias = float | int | str | Tensor | Fill
+"""What takes the place of removed features, in the model's input space:
+
+- a number, or a tensor `1 c h w` or `n c h w` of images to fill in with (other images, renderings without a part);
+- "mean": 0, the data set's mean where inputs were normalised by it; "image_mean": each channel's own;
+- "rgb:V" or "rgb:R,G,B": a colour of 0…1, pushed through the model's own normalisation;
+- "blur", "blur:SIGMA" or "blur:SIGMA:TAPS"; plain "blur" has the sigma of Fong and Vedaldi (2017): 10 pixels at 224;
+- "patch_mean:SIDE": the mean of the square of SIDE pixels that a pixel lies in;
+- "noise" or "noise:SEED": uniform between each channel's least and largest value; the same draw for every image;
+- "permute" or "permute:SEED": the image's own pixels in a random order;
+- "road" or "road:NOISE": what the remaining pixels around let expect, with a little noise (Rong et al., 2022).
+"""
+
+HELP = (
+    "Use a number, a tensor, 'mean', 'image_mean', 'rgb:0.5', 'blur:5:11', 'patch_mean:8', 'noise', 'permute', 'road'."
+)
+
+
+def filling(baseline: Baseline) -> float | int | str | Fill:
+    """The baseline as questions hold it: tensors under a name."""
+    if not isinstance(baseline, Tensor):
+        return baseline
+    if baseline.ndim != 4:
+        raise BadInput(f"a baseline of shape {tuple(baseline.shape)} is not images n c h w.", "Use images[None].")
+    values = baseline.detach().cpu().contiguous()
+    digest = hashlib.blake2b(values.flatten().view(torch.uint8).numpy().tobytes(), digest_size=16)
+    return Fill(baseline.detach(), f"{tuple(baseline.shape)}:{digest.hexdigest()}")
+
+
+def depends_on_mask(baseline: float | int | str | Fill) -> bool:
+    """Whether what is filled in depends on what was taken away."""
+    return isinstance(baseline, str) and baseline.partition(":")[0] == "road"
+
+
+def substrate(
+    images: Images, baseline: Baseline, image: Int[Tensor, " m"] | None = None, model: object = None
+) -> Images:
+    """What replaces removed pixels of some images, for baselines that do not depend on the mask. See `Baseline`.
+
+    Args:
+        image: the number of each image, for baselines that hold one for each.
+        model: whose normalisation "rgb:…" goes through.
+    """
+    baseline = filling(baseline)
+    if isinstance(baseline, Fill):
+        if baseline.images.shape[1:] != images.shape[1:]:
+            seen = tuple(baseline.images.shape)
+            raise BadInput(f"baseline images {seen} do not have the shape of the images {tuple(images.shape)}.")
+        own = baseline.images.to(images)
+        return own.expand_as(images) if len(own) == 1 else own[image if image is not None else slice(None)]
+    if not isinstance(baseline, str):
+        return torch.full_like(images, float(baseline))
+    kind, *words = baseline.split(":")
+    try:
+        return _named(images, kind, words, model)
+    except ValueError as error:
+        raise BadInput(f"baseline '{baseline}' has a number that cannot be read.", "Try 'blur:5:11'.") from error
+    except LookupError as error:
+        raise BadInput(f"baseline '{baseline}' is unknown.", HELP) from error
+
+
+def _named(images: Images, kind: str, words: list[str], model: object) -> Images:
+    """A baseline by name; an unknown one raises LookupError."""
+    match kind, [float(part) for word in words for part in word.split(",")]:
+        case "mean", []:
+            return torch.zeros_like(images)
+        case "image_mean", []:
+            return images.mean((2, 3), keepdim=True).expand_as(images)
+        case "blur", [] | [_] | [_, _] as numbers:
+            sigma = numbers[0] if numbers else 10 / 224 * min(images.shape[-2:])
+            return blur(images, sigma, int(numbers[1]) if len(numbers) == 2 else None)
+        case "rgb", [_] | [_, _, _] as numbers:
+            return _colour(images, numbers, model)
+        case "patch_mean", [side]:
+            return _patch_means(images, int(side))
+        case "noise", [] | [_] as numbers:
+            drawn = torch.rand(images.shape[1:], generator=generator(int(sum(numbers)))).to(images)
+            low, high = images.amin((2, 3), keepdim=True), images.amax((2, 3), keepdim=True)
+            return torch.lerp(low, high, drawn.expand_as(images))
+        case "permute", [] | [_] as numbers:
+            order = torch.randperm(images[0, 0].numel(), generator=generator(int(sum(numbers))))
+            return images.flatten(2)[:, :, order.to(images.device)].view_as(images)
+        case _:
+            raise LookupError(kind)
+
+
+def _colour(images: Images, numbers: list[float], model: object) -> Images:
+    """A colour of 0…1 as the model is given it."""
+    if not isinstance(model, Model):
+        raise BadInput(
+            "a colour needs the model's normalisation, and a bare network has none.",
+            "Pass what glasshouse.zoo.load returns, or a number in the model's input space.",
+        )
+    channels = images.shape[1]
+    if len(numbers) not in (1, channels):
+        raise BadInput(f"{len(numbers)} numbers for {channels} channels.", "Give one, or one for each channel.")
+    colour = torch.tensor(numbers * (channels if len(numbers) == 1 else 1)).to(images).view(1, -1, 1, 1)
+    return model.preprocess.normalise(colour).expand_as(images)
+
+
+def _patch_means(images: Images, side: int) -> Images:
+    """Each pixel's square of about `side` pixels, averaged."""
+    size = (images.shape[-2], images.shape[-1])
+    if not 1 <= side <= min(size):
+        raise BadInput(f"patches of {side} px do not fit into images of {size}.", "Try 'patch_mean:8'.")
+    labels = cells(size, (-(-size[0] // side), -(-size[1] // side))).to(images.device)
+    sums = cell_sums(images.flatten(0, 1), labels)
+    means = sums / labels.flatten().bincount().to(sums)
+    return means[:, labels.flatten()].view_as(images)
+
+
+def imputed(images: Images, baseline: str, keep: Bool[Tensor, "m h w"]) -> Images:
+    """The images with everything that does not stay filled in by "road" or "road:NOISE"."""
+    from glasshouse.evaluate.imputation import impute
+
+    words = baseline.split(":")
+    try:
+        noise = float(words[1]) if len(words) > 1 else 0.01
+    except ValueError as error:
+        raise BadInput(f"baseline '{baseline}' has a number that cannot be read.", "Try 'road:0.01'.") from error
+    return impute(images, keep, noise=noise)

@@ -1,0 +1,118 @@
+"""What single parts are worth to a model: as many as a scene has, asked one at a time."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from glasshouse.core import Images, Model, Noun, PerImage, Reading, borrow, in_chunks, select, steps
+from glasshouse.core.target import logits
+from glasshouse.data import Scenes
+from glasshouse.evaluate.truth.games import LEAST_PIXELS, SHARE, PartGame
+
+CANVAS = ("sky", "ground")
+
+
+@dataclass(frozen=True, repr=False)
+class Effects(Noun):
+    """What each part of each scene is worth to a model.
+
+    Args:
+        effect: the fall of the score when a part is not drawn; not-a-number where it cannot be seen anyway.
+        masks: where each part is seen.
+        relevant: the pixels of the parts that matter: their effect is at least a tenth of the scene's largest.
+        parts: their names.
+        target: the class that was asked about.
+        images: the scenes as the model gets them.
+        score: of the untouched scenes.
+    """
+
+    effect: Float[Tensor, "n p"]
+    masks: Bool[Tensor, "n p h w"]
+    relevant: Bool[Tensor, "n h w"]
+    parts: tuple[str, ...]
+    target: tuple[int, ...]
+    images: Images
+    score: PerImage
+
+    def __repr__(self) -> str:
+        return f"Effects({len(self.effect)} scenes, {len(self.parts)} parts)"
+
+    @staticmethod
+    def of(game: PartGame) -> "Effects":
+        """The single effects of a whole game."""
+        return Effects(game.effect, game.masks, game.relevant, game.parts, game.target, game.images, game.score)
+
+
+@dataclass(frozen=True)
+class Responses:
+    """A model's answers about scenes, whole and without each part.
+
+    Args:
+        whole: class scores of the scenes, `n k`.
+        without: class scores without each part, `n p k`.
+    """
+
+    whole: Float[Tensor, "n k"]
+    without: Float[Tensor, "n p k"]
+    masks: Bool[Tensor, "n p h w"]
+    parts: tuple[str, ...]
+    images: Images
+
+    def effects(self, target: int | Sequence[int] | None = None, score: Reading = "logit") -> Effects:
+        """What each part is worth for one class of each scene; None takes the first."""
+        n = len(self.images)
+        classes = self.whole.argmax(1) if target is None else torch.as_tensor(target).expand(n).to(self.whole.device)
+        clean = select(self.whole, classes, score)
+        drops = [clean - select(self.without[:, part], classes, score) for part in range(len(self.parts))]
+        seen = self.masks.flatten(2).sum(2) >= LEAST_PIXELS
+        effect = torch.where(seen, torch.stack(drops, 1), torch.nan)
+        least = SHARE * effect.nan_to_num().amax(1, keepdim=True)
+        matters = effect.nan_to_num() >= least.clamp(min=1e-6)
+        relevant = (self.masks & matters[:, :, None, None]).any(1)
+        return Effects(effect, self.masks, relevant, self.parts, tuple(classes.tolist()), self.images, clean)
+
+
+def part_responses(model: Model, scenes: Scenes, parts: Sequence[str] | None = None, chunk: int = 64) -> Responses:
+    """Ask the model about every scene without each of its parts, drawn again.
+
+    Args:
+        parts: which to remove; None takes everything that stands in front of sky and ground.
+        chunk: images per forward pass.
+    """
+    names = [name for name in scenes.part_names if name not in CANVAS] if parts is None else list(parts)
+    images, bare = model.preprocess.normalise(scenes.images), replace(scenes, with_labels=False)
+    with borrow(model, images) as network, torch.no_grad():
+
+        def ask(shown: Images) -> Float[Tensor, "n k"]:
+            return torch.cat([out for _, out in in_chunks(lambda r: logits(network(shown[r])), len(shown), chunk)])
+
+        whole = ask(images)
+        without = [ask(model.preprocess.normalise(bare.do(remove=names[p]).images)) for p in steps(len(names))]
+    return Responses(
+        whole, torch.stack(without, 1), scenes.masks[:, [scenes.part(n) for n in names]], tuple(names), images
+    )
+
+
+def part_effects(
+    model: Model,
+    scenes: Scenes,
+    target: int | Sequence[int] | None = None,
+    *,
+    parts: Sequence[str] | None = None,
+    score: Reading = "logit",
+    chunk: int = 64,
+) -> Effects:
+    """Ask the model about every scene without each of its parts.
+
+        D_p = y(x) - y(do(remove p))
+
+    Hesse, Schaub-Meyer and Roth, "FunnyBirds", ICCV 2023, use the same interventions on rendered birds.
+
+    Args:
+        parts: which to remove; None takes everything that stands in front of sky and ground.
+        chunk: images per forward pass.
+    """
+    return part_responses(model, scenes, parts, chunk).effects(target, score)

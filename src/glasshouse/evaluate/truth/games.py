@@ -1,0 +1,177 @@
+"""What parts are worth to a model, alone and together: asked by drawing every scene without them.
+
+Scenes can be drawn again without a part, with everything else as it was, and glass models say what they would answer.
+So the truth here is about the model, not about the picture: a part that the model does not use is worth nothing,
+however much it looks like the object.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from glasshouse.core import BadInput, Images, Model, Noun, PerImage, Reading, borrow, in_chunks, select, steps
+from glasshouse.core.target import logits
+from glasshouse.data import Scenes
+from glasshouse.data.glass import Glass
+from glasshouse.evaluate.faithfulness.players import MOST_PLAYERS, shapley_values
+
+LEAST_PIXELS = 4
+SHARE = 0.1
+
+
+@dataclass(frozen=True, repr=False)
+class PartGame(Noun):
+    """The score of each scene with every choice of its parts: bit p of a choice's number says that part p is there.
+
+    Args:
+        worth: the target's score for each of the 2^p choices; the last one is the whole scene.
+        kept: whether the target is still the model's first class.
+        masks: where each part is seen.
+        parts: their names.
+        target: the class that was asked about.
+        images: the scenes as the model gets them.
+    """
+
+    worth: Float[Tensor, "n s"]
+    kept: Bool[Tensor, "n s"]
+    masks: Bool[Tensor, "n p h w"]
+    parts: tuple[str, ...]
+    target: tuple[int, ...]
+    images: Images
+
+    def __repr__(self) -> str:
+        return f"PartGame({len(self.worth)} scenes, {len(self.parts)} parts, {self.worth.shape[1]} choices)"
+
+    def __len__(self) -> int:
+        return len(self.worth)
+
+    @property
+    def score(self) -> PerImage:
+        """Of the whole scenes."""
+        return self.worth[:, -1]
+
+    @cached_property
+    def seen(self) -> Bool[Tensor, "n p"]:
+        """Which parts show at least four pixels."""
+        return self.masks.flatten(2).sum(2) >= LEAST_PIXELS
+
+    @cached_property
+    def effect(self) -> Float[Tensor, "n p"]:
+        """The fall of the score when one part is not drawn; not-a-number where it cannot be seen anyway.
+
+        D_p = v(all) - v(all without p)
+        """
+        every = self.worth.shape[1] - 1
+        single = torch.stack([self.worth[:, every] - self.worth[:, every ^ 1 << p] for p in range(len(self.parts))], 1)
+        return torch.where(self.seen, single, torch.nan)
+
+    @cached_property
+    def shapley(self) -> Float[Tensor, "n p"]:
+        """Shapley value of each part; they sum to the score less that of the scene without any part."""
+        return shapley_values(self.worth).to(self.worth.dtype)
+
+    @cached_property
+    def banzhaf(self) -> Float[Tensor, "n p"]:
+        """Banzhaf value of each part: its mean effect over all choices of the others."""
+        sets = torch.arange(self.worth.shape[1])
+        values = list[Tensor]()
+        for part in range(len(self.parts)):
+            rest = sets[(sets >> part & 1) == 0]
+            values.append((self.worth[:, rest | 1 << part] - self.worth[:, rest]).mean(1))
+        return torch.stack(values, 1)
+
+    @cached_property
+    def relevant(self) -> Bool[Tensor, "n h w"]:
+        """The pixels of the parts that matter: their effect is at least a tenth of the scene's largest."""
+        least = SHARE * self.effect.nan_to_num().amax(1, keepdim=True)
+        matters = self.effect.nan_to_num() >= least.clamp(min=1e-6)
+        return (self.masks & matters[:, :, None, None]).any(1)
+
+    @cached_property
+    def idle(self) -> Bool[Tensor, "n p"]:
+        """Seen parts that no choice of the others makes matter: every effect is under a hundredth of the largest."""
+        sets = torch.arange(self.worth.shape[1])
+        most = list[Tensor]()
+        for part in range(len(self.parts)):
+            rest = sets[(sets >> part & 1) == 0]
+            most.append((self.worth[:, rest | 1 << part] - self.worth[:, rest]).abs().amax(1))
+        largest = torch.stack(most, 1)
+        return self.seen & (largest < 0.01 * largest.amax(1, keepdim=True))
+
+    def sufficient(self, image: int) -> tuple[tuple[int, ...], ...]:
+        """The smallest sets of parts that keep the model's answer whatever else is gone: no part can be spared."""
+        count, found = len(self.parts), list[int]()
+        numbers = sorted(range(2**count), key=lambda number: number.bit_count())
+        for number in numbers:
+            if bool(self.kept[image, number]) and not any(number & smaller == smaller for smaller in found):
+                found.append(number)
+        return tuple(tuple(p for p in range(count) if number >> p & 1) for number in found)
+
+    def choice(self, chosen: Bool[Tensor, "n p"]) -> Int[Tensor, " n"]:
+        """The number of a choice of parts in each scene."""
+        return (chosen.long() << torch.arange(len(self.parts), device=chosen.device)).sum(1)
+
+
+def play(
+    model: Model,
+    scenes: Scenes,
+    parts: Sequence[str],
+    target: int | Sequence[int] | None = None,
+    *,
+    score: Reading = "logit",
+    chunk: int = 64,
+) -> PartGame:
+    """Ask the model about every scene with every choice of some parts: 2^p renderings of each.
+
+    The full game of the interventions of Hesse, Schaub-Meyer and Roth, "FunnyBirds", ICCV 2023.
+
+    Args:
+        parts: at most ten; all others stay.
+        target: None takes each scene's first class.
+        chunk: images per forward pass.
+    """
+    if not 1 <= len(parts) <= MOST_PLAYERS:
+        raise BadInput(f"{len(parts)} parts make {2 ** len(parts)} renderings.", f"Take 1…{MOST_PLAYERS} parts.")
+    masks, bare = scenes.masks[:, [scenes.part(name) for name in parts]], replace(scenes, with_labels=False)
+    images, every = model.preprocess.normalise(scenes.images), 2 ** len(parts) - 1
+    with borrow(model, images) as network, torch.no_grad():
+
+        def ask(shown: Images) -> Tensor:
+            return torch.cat([out for _, out in in_chunks(lambda r: logits(network(shown[r])), len(shown), chunk)])
+
+        whole = ask(images)
+        classes = whole.argmax(1) if target is None else torch.as_tensor(target).expand(len(images))
+        worth = torch.empty(len(images), every + 1, dtype=whole.dtype, device=whole.device)
+        kept = torch.empty(len(images), every + 1, dtype=torch.bool, device=whole.device)
+        for number in steps(every + 1):
+            gone = [name for place, name in enumerate(parts) if not number >> place & 1]
+            output = ask(model.preprocess.normalise(bare.do(remove=gone).images)) if gone else whole
+            worth[:, number], kept[:, number] = select(output, classes, score), output.argmax(1) == classes
+    return PartGame(worth, kept, masks, tuple(parts), tuple(classes.tolist()), images)
+
+
+def glass_game(glass: Glass, images: Images, target: int | Sequence[int] | None = None) -> PartGame:
+    """The game of a glass model's regions, by its formula: no pass of the network is needed.
+
+    Regions that are left out are black, which stands for nothing at all in these models.
+    """
+    truth = glass.truth
+    count = len(truth.region_names)
+    if count > MOST_PLAYERS:
+        raise BadInput(f"{count} regions make {2**count} choices.", f"Take a model with at most {MOST_PLAYERS}.")
+    whole = truth.scores(images)
+    classes = whole.argmax(1) if target is None else torch.as_tensor(target).expand(len(images))
+    worth, kept = list[Tensor](), list[Tensor]()
+    for number in range(2**count):
+        chosen = torch.tensor([bool(number >> p & 1) for p in range(count)]).expand(len(images), count)
+        scores = truth.worth(images, chosen.to(images.device))
+        worth.append(scores.gather(1, classes[:, None])[:, 0])
+        kept.append(scores.argmax(1) == classes)
+    regions = truth.regions(images)
+    return PartGame(
+        torch.stack(worth, 1), torch.stack(kept, 1), regions, truth.region_names, tuple(classes.tolist()), images
+    )

@@ -1,0 +1,207 @@
+"""Metrics put to the test: the best map there is must come first, and noise last.
+
+A metric of faithfulness is worth as much as it tells maps that know the model from maps that do not. So every metric is
+given the same maps: the oracle, which spreads what each part is worth over its pixels; the oracle with more and more
+noise; and the controls, which know nothing.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor
+
+from glasshouse.core import Explanation, Info, Maps, Model, NotFound, Noun, find_method, steps
+from glasshouse.core.result import Direction
+from glasshouse.evaluate.baselines import substrate
+from glasshouse.evaluate.engine import Answers
+from glasshouse.evaluate.truth.controls import IGNORANT, blurred_oracle, ignorant, oracle
+from glasshouse.evaluate.truth.games import PartGame
+
+NOISE = (0.25, 0.5, 0.75)
+CLEAR = 3.0  # standard errors
+ORACLE, RANDOM = "oracle", "random"
+
+JUDGED: Mapping[str, Mapping[str, Any]] = {
+    "srg": {"n_steps": 8},
+    "deletion": {"n_steps": 32, "score": "logit"},
+    "insertion": {"n_steps": 32, "score": "logit"},
+    "region_perturbation": {"patch_px": 4, "n_regions": 64},
+    "selectivity": {"patch_px": 4, "score": "logit"},
+    "irof": {"score": "logit"},
+    "road": {"baseline": "road:0.01"},
+    "mu_fidelity": {"n_samples": 64},
+    "faithfulness_correlation": {"n_samples": 64},
+    "sensitivity_n": {"n_samples": 32},
+    "faithfulness_estimate": {},
+    "monotonicity": {},
+    "monotonicity_correlation": {},
+    "non_sensitivity": {"n_samples": 1},
+    "infidelity": {"perturbation": "square", "convention": "contribution", "scale": "optimal"},
+    "pgi": {"n_samples": 2},
+    "pgu": {"n_samples": 2},
+    "average_drop": {},
+    "average_gain": {},
+    "part_single_deletion": {},
+    "shapley_gap": {},
+    "pointing_game": {"tolerance_px": 0},
+    "relevance_mass": {},
+    "relevance_rank": {},
+    "localisation_auc": {},
+    "localisation_ap": {},
+}
+"""The metrics that are judged, with settings for scenes of 32 to 64 pixels. Those of a map's shape alone are not: a dot
+in the corner is as concise as can be."""
+
+
+@dataclass(frozen=True, repr=False)
+class Judgement(Noun):
+    """How each metric ranks maps whose worth is known.
+
+    Args:
+        means: by metric, by map: the mean over images.
+        behind_oracle: by metric, by map: how far behind the oracle, in standard errors of the mean difference over
+            images; below 0 is ahead of it.
+        above_random: the same, ahead of the random map.
+        directions: whether a metric goes up or down with quality.
+        auroc: by metric, the chance that it puts the map with less noise ahead, image by image; 0.5 is a coin.
+        skipped: metrics that could not be computed, and why.
+    """
+
+    means: dict[str, dict[str, float]]
+    behind_oracle: dict[str, dict[str, float]]
+    above_random: dict[str, dict[str, float]]
+    directions: dict[str, str]
+    auroc: dict[str, float]
+    skipped: dict[str, str] = field(default_factory=dict[str, str])
+    settings: dict[str, Any] = field(default_factory=dict[str, Any])
+
+    def __repr__(self) -> str:
+        return f"Judgement({len(self.passing)} of {len(self.means)} metrics pass)"
+
+    @property
+    def passing(self) -> tuple[str, ...]:
+        """Metrics that put the oracle first and noise last."""
+        return tuple(name for name in self.means if not self.faults(name))
+
+    def faults(self, name: str) -> tuple[str, ...]:
+        """What speaks against a metric: "oracle not first", "random not last"."""
+        behind, above, found = self.behind_oracle[name], self.above_random[name], list[str]()
+        if any(gap < -CLEAR for gap in behind.values()) or any(behind.get(who, CLEAR) < CLEAR for who in IGNORANT):
+            found.append("oracle not first")
+        if RANDOM not in behind or any(gap < -CLEAR for who, gap in above.items() if who != "constant"):
+            found.append("random not last")
+        return tuple(found)
+
+    def table(self) -> str:
+        """The table in Markdown, metrics that pass first, the others struck through."""
+        maps = list(next(iter(self.means.values())))
+        lines = [f"| metric | {' | '.join(maps)} | AUROC | |", "|---" * (len(maps) + 3) + "|"]
+        for name in sorted(self.means, key=lambda name: (bool(self.faults(name)), -self.auroc[name])):
+            arrow = {"up": " ↑", "down": " ↓"}.get(self.directions[name], "")
+            cells = [f"{v:.3g}" if (v := self.means[name][who]) == v else "–" for who in maps]
+            faults = ", ".join(self.faults(name))
+            shown = f"~~{name}~~" if faults else f"`{name}`"
+            lines.append(f"| {shown}{arrow} | {' | '.join(cells)} | {self.auroc[name]:.2f} | {faults or 'passes'} |")
+        return "\n".join(lines) + "\n"
+
+
+def judge(
+    model: Model,
+    game: PartGame,
+    metrics: Mapping[str, Mapping[str, Any]] = JUDGED,
+    *,
+    baseline: float | int | str = 0.0,
+    seed: int = 0,
+) -> Judgement:
+    """Give every metric the oracle, the oracle with noise, and the controls; see whether it can tell them apart.
+
+    The oracle is made of Shapley values. A metric passes if the oracle is clearly ahead of every control, no map is
+    clearly ahead of the oracle, and none but the constant one clearly behind noise. Clearly is by more than three
+    standard errors of the mean difference over images. `auroc` compares maps of the same image with different shares of
+    noise, 0 to 1.
+
+    Args:
+        game: what is known of the scenes, from `play` or `glass_game`.
+        metrics: by name, the settings that differ from the defaults. One that is not registered is noted.
+        baseline: what metrics fill in with; the game's own is black for glass models.
+    """
+    explanations = {name: by_hand(game, maps) for name, maps in maps_to_judge(game, seed).items()}
+    answers = Answers(model, game.images, list(game.target))
+    found = Judgement({}, {}, {}, {}, {}, {}, {"model": model.name, "n": len(game), "baseline": baseline, "seed": seed})
+    for place in steps(len(metrics)):
+        name = list(metrics)[place]
+        try:
+            info = find_method(name, "evaluate")
+        except NotFound as error:
+            found.skipped[name] = str(error)
+            continue
+        given = settings_of(info, metrics[name], game, baseline, answers, seed)
+        scores = {who: info.function(model, game.images, e, **given) for who, e in explanations.items()}
+        if not bool(scores[ORACLE].valid.any()):
+            found.skipped[name] = scores[ORACLE].reason[0]
+            continue
+        values, direction = {who: score.value for who, score in scores.items()}, scores[ORACLE].direction
+        found.means[name] = {who: score.mean for who, score in scores.items()}
+        found.behind_oracle[name] = leads(values[ORACLE], values, direction, 1)
+        found.above_random[name] = leads(values[RANDOM], values, direction, -1)
+        found.directions[name] = direction
+        ladder = [values[ORACLE], *(values[noisy(share)] for share in NOISE), values[RANDOM]]
+        found.auroc[name] = in_order(ladder, direction)
+    return found
+
+
+def leads(
+    first: Float[Tensor, " n"], values: Mapping[str, Float[Tensor, " n"]], direction: Direction, sign: int
+) -> dict[str, float]:
+    """How far one map is ahead of each other one, in standard errors of the mean difference; 0 where all are equal."""
+    found = dict[str, float]()
+    for who, others in values.items():
+        gap = (sign if direction != "down" else -sign) * (first - others).double()
+        gap = gap[gap.isfinite()]
+        if (len(gap) > 1 and who != RANDOM) or (len(gap) > 1 and sign > 0):
+            error = float(gap.std()) / len(gap) ** 0.5
+            mean = float(gap.mean())
+            found[who] = mean / error if error > 0 else 0.0 if mean == 0 else float("inf") * mean
+    return found
+
+
+def noisy(share: float) -> str:
+    """The name of an oracle with noise."""
+    return f"{100 * share:.0f} % noise"
+
+
+def maps_to_judge(game: PartGame, seed: int) -> dict[str, Maps]:
+    """The oracle, the oracle with noise, and the controls."""
+    best = oracle(game.shapley, game.masks)
+    ladder = {noisy(share): blurred_oracle(best, share, seed) for share in NOISE}
+    return {ORACLE: best, **ladder, **ignorant(game.images, seed)}
+
+
+def by_hand(game: PartGame, maps: Maps) -> Explanation:
+    """A map as an explanation."""
+    return Explanation(maps, maps, "by_hand", game.target, game.score, {})
+
+
+def settings_of(
+    info: Info, settings: Mapping[str, Any], game: PartGame, baseline: float | int | str, answers: Answers, seed: int
+) -> dict[str, Any]:
+    """What a metric is called with: its own settings, and those of the judge that it takes."""
+    offered: dict[str, Any] = {"masks": game.relevant, "parts": game.masks, "seed": seed, "answers": answers}
+    offered |= {"baseline": baseline, "donors": substrate(game.images[:1], baseline)}
+    known = info.parameters.parameters
+    return {name: value for name, value in offered.items() if name in known} | dict(settings)
+
+
+def in_order(ladder: Sequence[Float[Tensor, " n"]], direction: Direction) -> float:
+    """How often the map with less noise scores better, over all pairs of one image; ties count half."""
+    sign = -1 if direction == "down" else 1
+    wins, pairs = 0.0, 0
+    for place, better in enumerate(ladder):
+        for worse in ladder[place + 1 :]:
+            gap = sign * (better - worse)
+            gap = gap[gap.isfinite()]
+            wins += float((gap > 0).sum()) + 0.5 * float((gap == 0).sum())
+            pairs += len(gap)
+    return wins / pairs if pairs else float("nan")
