@@ -18,7 +18,7 @@ from benchmarks.rows import IMPORTS, QUICK, THOROUGH, measure, measure_import
 from benchmarks.table import compare, show
 
 SCHEMA = 1
-PEERS = ("torch", "torchvision", "timm", "captum", "grad-cam", "torchcam", "torchray", "zennit")
+PEERS = ("torch", "torchvision", "timm", "captum", "grad-cam", "torchcam", "torchray", "zennit", "quantus")
 
 
 def main(

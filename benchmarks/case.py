@@ -36,6 +36,7 @@ class Case:
         agreement: least cosine between the two answers; gates of ReLUs near 0 flip with rounding.
         faster, share: targets for the ratio to the peer and to the best limit; None where there is none.
         inplace: False for peers that need ReLUs which do not overwrite.
+        size: side of the images, where it is not for the run to choose.
     """
 
     method: str
@@ -51,6 +52,7 @@ class Case:
     faster: float | None = None
     share: float | None = None
     inplace: bool = True
+    size: int | None = None
 
     @property
     def name(self) -> str:

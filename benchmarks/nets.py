@@ -9,10 +9,12 @@ from types import ModuleType
 import torch
 from torch import Tensor, nn
 
+from glasshouse import zoo
 from glasshouse.core import blur, generator
 from glasshouse.zoo.nets import efficientnet_lite
 
 CLASSES = 1000
+TRAINED = ("creatures_cnn",)
 _KEPT_ALIVE: list[torch.library.Library] = []  # the schemas vanish with the object
 
 
@@ -58,13 +60,16 @@ def mend_torchvision() -> bool:
 def network(name: str, size: int, inplace: bool = True) -> nn.Module:
     """A network with random weights that signals pass through as through a trained one, and a head that is not 0.
 
+    Those of `TRAINED` come with their weights.
+
     Args:
         inplace: False for peers whose hooks do not survive ReLUs that overwrite their input.
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
         model = build(name, size)
-        settle_norms(model, size)
+        if name not in TRAINED:
+            settle_norms(model, size)
         if name.startswith("vit"):
             nn.init.normal_(model.head.weight, std=0.02)
     for module in model.modules():
@@ -88,6 +93,8 @@ def settle_norms(model: nn.Module, size: int) -> None:
 
 
 def build(name: str, size: int) -> nn.Module:
+    if name in TRAINED:
+        return zoo.load(name).module
     if name == "efficientnet_lite0":
         return efficientnet_lite.lite0()
     if name.startswith("vit"):

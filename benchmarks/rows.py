@@ -5,7 +5,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -36,6 +36,7 @@ QUICK = Effort(QUICK_SIZE, 2, 0.0, quick=True)
 def measure(case: Case, effort: Effort) -> dict[str, Any]:
     """The row of a case. A peer that is missing skips it; answers that differ make it invalid, and no time is taken."""
     settings = {**case.settings, **(case.quick if effort.quick else {})}
+    effort = replace(effort, size=case.size or effort.size)
     row: dict[str, Any] = {
         "method": case.method,
         "model": case.model,

@@ -292,7 +292,8 @@ def test_the_demo_explains_real_photographs(tmp_path, lite0, monkeypatch, capsys
 
 def test_bench_truth_shows_and_writes_the_table(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    words = ["bench", "truth", "creatures_cnn", "--method", "saliency", "--method", "attention_rollout", "--n", "3"]
+    words = ["bench", "truth", "creatures_cnn", "--about", "methods", "--games", "0", "--n", "3"]
+    words += ["--method", "saliency", "--method", "attention_rollout"]
     assert main([*words, "--out", "table.md"]) == DONE
     out, err = capsys.readouterr()
     assert Path("table.md").read_text() == out.rstrip("\n") + "\n"

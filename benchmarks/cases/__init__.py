@@ -12,6 +12,7 @@ from benchmarks.cases import (
     concepts,
     differences,
     dissection,
+    evaluation,
     extremal,
     meaningful,
     occlusion,
@@ -35,4 +36,5 @@ CASES: tuple[Case, ...] = (
     *ablation.CASES,
     *concepts.CASES,
     *visualization.CASES,
+    *evaluation.CASES,
 )

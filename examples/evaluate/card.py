@@ -39,12 +39,12 @@ upright = images[kinds == 0][:1]
 
 # --8<-- [start:call]
 explanation = attribute.input_x_gradient(net, upright, target=0)
-explanation = explanation.with_card(evaluate.card(net, upright, explanation, tier="standard"))
+print(explanation.card.sentences[0])  # made when it is first read, at a price that suits the method's
 
-print(explanation.card)
-print(explanation.card.sentences[0])
-for name, score in explanation.card.scores.items():
+card = evaluate.card(net, upright, explanation, tier="standard")  # or as much as you want to know
+for name, score in card.scores.items():
     print(f"{name:22}", score, evaluate.verdicts(score)[0])
+print(evaluate.lights(card))  # how many maps that know nothing of a model do worse
 # --8<-- [end:call]
 
 # --8<-- [start:compare]

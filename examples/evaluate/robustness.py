@@ -3,21 +3,8 @@
 import torch
 from torch import nn
 
-from glasshouse import attribute
+from glasshouse import attribute, evaluate
 from glasshouse.core import Model, Preprocess
-from glasshouse.evaluate.robustness.groups import consistency, sufficiency
-from glasshouse.evaluate.robustness.rankings import ranking_stability
-from glasshouse.evaluate.robustness.sensitivity import (
-    avg_sensitivity,
-    continuity,
-    local_lipschitz,
-    max_sensitivity,
-)
-from glasshouse.evaluate.robustness.stability import (
-    relative_input_stability,
-    relative_output_stability,
-    relative_representation_stability,
-)
 
 with torch.random.fork_rng():
     torch.default_generator.manual_seed(0)
@@ -33,11 +20,18 @@ images = model.preprocess.normalise(pixels)
 for explain in (attribute.saliency, attribute.input_x_gradient, attribute.grad_cam):
     explanation = explain(model, images)
     print(f"\n{explanation.method}")
-    print(max_sensitivity(model, images, explanation, radius=0.02))  # of pixels in 0…1: five grey levels of 255
-    print(avg_sensitivity(model, images, explanation, radius=0.02))
-    print(local_lipschitz(model, images, explanation, radius=0.02))
-    print(continuity(model, images, explanation), continuity(model, images, explanation, equivariant=True))
-    for metric in (relative_input_stability, relative_output_stability, relative_representation_stability):
+    print(evaluate.max_sensitivity(model, images, explanation, radius=0.02))  # of pixels in 0…1: 5 levels of 255
+    print(evaluate.avg_sensitivity(model, images, explanation, radius=0.02))
+    print(evaluate.local_lipschitz(model, images, explanation, radius=0.02))
+    print(
+        evaluate.continuity(model, images, explanation),
+        evaluate.continuity(model, images, explanation, equivariant=True),
+    )
+    for metric in (
+        evaluate.relative_input_stability,
+        evaluate.relative_output_stability,
+        evaluate.relative_representation_stability,
+    ):
         score = metric(model, images, explanation, denom="norm", radius=0.02)
         print(score, "dropped", score.extras["dropped"].tolist())
 # --8<-- [end:call]
@@ -45,7 +39,7 @@ for explain in (attribute.saliency, attribute.input_x_gradient, attribute.grad_c
 # --8<-- [start:seeds]
 for n_samples in (4, 40):
     smooth = attribute.smooth(model, images, n_samples=n_samples)
-    print(n_samples, "samples:", ranking_stability(model, images, smooth, across="seeds"))
+    print(n_samples, "samples:", evaluate.ranking_stability(model, images, smooth, across="seeds"))
 # --8<-- [end:seeds]
 
 # --8<-- [start:groups]
@@ -59,7 +53,10 @@ with torch.no_grad():
     net[-1].bias -= net(many).mean(0)  # so that all classes occur
 
 explanation = attribute.input_x_gradient(model, many)
-for score in (consistency(model, many, explanation), sufficiency(model, many, explanation, similarity=0.2)):
+for score in (
+    evaluate.consistency(model, many, explanation),
+    evaluate.sufficiency(model, many, explanation, similarity=0.2),
+):
     print(score, "with", score.extras["neighbours"].mean().item(), "other images of like maps on average")
 # --8<-- [end:groups]
 
@@ -75,5 +72,5 @@ for number in range(10):
     worst = torch.where(net(copies).argmax(1) == predicted, worst.maximum(change), worst)
 # --8<-- [end:by_hand]
 
-score = max_sensitivity(model, images, explanation, radius=0.02)
+score = evaluate.max_sensitivity(model, images, explanation, radius=0.02)
 torch.testing.assert_close(score.value, worst, atol=1e-4, rtol=1e-3)

@@ -5,12 +5,7 @@ import copy
 import torch
 from torch import nn
 
-from glasshouse import attribute
-from glasshouse.evaluate.sanity.classes import adversarial_sensitivity, logit_distance, random_logit
-from glasshouse.evaluate.sanity.fresh_look import efficient_mprt, smooth_mprt
-from glasshouse.evaluate.sanity.invariance import input_invariance
-from glasshouse.evaluate.sanity.recovery import image_recovery
-from glasshouse.evaluate.sanity.weights import data_randomisation, randomise_parameters
+from glasshouse import attribute, evaluate
 
 # A network that has learnt to tell upright from level stripes, and one that was given the labels at random.
 seed = torch.Generator().manual_seed(0)
@@ -49,19 +44,19 @@ images, _ = scenes(4)
 for explain in (attribute.saliency, attribute.guided_backprop, attribute.grad_cam):
     explanation = explain(net, images)
     print(f"\n{explanation.method}")
-    print(randomise_parameters(net, images, explanation))  # random weights: 1 means it never looked at them
-    print(smooth_mprt(net, images, explanation, n_samples=20))  # the same, without the noise of gradients
-    print(efficient_mprt(net, images, explanation))  # disorder gained by forgetting: 0 means none
-    print(data_randomisation(net, images, explanation, other_model=other_net))
-    print(random_logit(net, images, explanation))  # another class: 1 means it does not matter
-    print(logit_distance(net, images, explanation))
-    print(image_recovery(net, images, explanation))
-    print(input_invariance(net, images, explanation))
+    print(evaluate.randomise_parameters(net, images, explanation))  # random weights: 1 means it never looked at them
+    print(evaluate.smooth_mprt(net, images, explanation, n_samples=20))  # the same, without the noise of gradients
+    print(evaluate.efficient_mprt(net, images, explanation))  # disorder gained by forgetting: 0 means none
+    print(evaluate.data_randomisation(net, images, explanation, other_model=other_net))
+    print(evaluate.random_logit(net, images, explanation))  # another class: 1 means it does not matter
+    print(evaluate.logit_distance(net, images, explanation))
+    print(evaluate.image_recovery(net, images, explanation))
+    print(evaluate.input_invariance(net, images, explanation))
 # --8<-- [end:call]
 
 # --8<-- [start:cascade]
 explanation = attribute.input_x_gradient(net, images)
-score = randomise_parameters(net, images, explanation, order="top_down", how="reset")
+score = evaluate.randomise_parameters(net, images, explanation, order="top_down", how="reset")
 for layer, similarity in zip(score.settings["layers"], score.extras["cascade"].mean(0), strict=True):
     print(f"down to layer {layer}: {similarity:+.2f}")
 # --8<-- [end:cascade]
@@ -71,7 +66,7 @@ twins, step = images.clone(), 0.2
 target = list(explanation.target)
 for _ in range(20):  # steps that raise the other class, as diagnose.pgd takes them
     twins = twins - step * attribute.saliency(net, twins, target).native.sign()
-print(adversarial_sensitivity(net, images, explanation, adversarial=twins))
+print(evaluate.adversarial_sensitivity(net, images, explanation, adversarial=twins))
 # --8<-- [end:adversarial]
 
 # --8<-- [start:by_hand]
@@ -85,5 +80,5 @@ ranks = [maps.abs().flatten(1).argsort(1).argsort(1).double() for maps in (expla
 by_hand = torch.stack([torch.corrcoef(torch.stack(pair))[0, 1] for pair in zip(*ranks, strict=True)])
 # --8<-- [end:by_hand]
 
-drawn = randomise_parameters(net, images, explanation, n_draws=12)
+drawn = evaluate.randomise_parameters(net, images, explanation, n_draws=12)
 assert (by_hand - drawn.value).abs().max() < 12**0.5 * 5 * drawn.stderr.max()

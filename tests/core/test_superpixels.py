@@ -5,9 +5,9 @@ import torch
 from torch import Tensor
 
 from glasshouse import attribute
-from glasshouse.core.superpixels import components, grid_of, joined, label_maps
 from glasshouse.core import BadInput
 from glasshouse.core.mask import cells
+from glasshouse.core.superpixels import components, grid_of, joined, label_maps
 
 
 def noise(n: int, c: int, h: int, w: int) -> Tensor:

@@ -21,28 +21,28 @@ def needed(name, model, images):
     masks[:, 2:7, 3:8] = True
     labels = (torch.arange(h * w).view(h, w) * 4 // (h * w)).expand(n, h, w)
     known = {
-        "masks": masks,
-        "other_masks": masks.flip(2),
-        "parts": torch.stack([labels == part for part in range(4)], 1),
-        "other_model": model,
-        "adversarial": flipped(model, images),
+        "masks": lambda: masks,
+        "other_masks": lambda: masks.flip(2),
+        "parts": lambda: torch.stack([labels == part for part in range(4)], 1),
+        "other_model": lambda: model,
+        "adversarial": lambda: flipped(model, images),
     }
-    return {key: value for key, value in known.items() if key in find_method(name, "evaluate").parameters.parameters}
+    return {key: make() for key, make in known.items() if key in find_method(name, "evaluate").parameters.parameters}
 
 
 def flipped(model, images):
     """The images moved against their class until another one wins."""
-    moved = images.clone()
-    for _ in range(200):
-        moved.requires_grad_()
-        with torch.inference_mode(False), torch.enable_grad():
+    with torch.inference_mode(False), torch.enable_grad():
+        moved = images.clone()
+        first = model(moved).argmax(1)
+        for _ in range(200):
+            moved.requires_grad_()
             logits = model(moved)
             top, second = logits.topk(2, dim=1).values.unbind(1)
-            first = model(images).argmax(1)
             lead = logits.gather(1, first[:, None])[:, 0] - torch.where(logits.argmax(1) == first, second, top)
             (gradient,) = torch.autograd.grad(lead.sum(), moved)
-        step = gradient / gradient.flatten(1).norm(dim=1).clamp(min=1e-9).view(-1, 1, 1, 1)
-        moved = (moved - step * (lead > -1e-2).float().view(-1, 1, 1, 1)).detach()
+            step = gradient / gradient.flatten(1).norm(dim=1).clamp(min=1e-9).view(-1, 1, 1, 1)
+            moved = (moved - step * (lead > -1e-2).float().view(-1, 1, 1, 1)).detach()
     return moved
 
 
@@ -94,10 +94,11 @@ def test_the_same_seed_gives_the_same_score_and_no_other_randomness_moves(name, 
 @every_metric
 def test_declared_passes_are_the_passes_made(name, cnn, images, counted):
     explanation = attribute.integrated_gradients(cnn, images, n_steps=2)
+    extra = needed(name, cnn, images)
     sizes, info = counted(cnn), find_method(name, "evaluate")
-    score = call(name, cnn, images, explanation)
+    score = info.function(cnn, images, explanation, **{**extra, **info.example})
     assert score.n_forward == sum(sizes)
-    settings = {**info.defaults, **needed(name, cnn, images), **info.example}
+    settings = {**info.defaults, **extra, **info.example}
     if (cost := info.price(settings, images.shape)) is not None:
         assert score.n_forward == 3 * cost.forward
 

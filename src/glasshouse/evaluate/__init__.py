@@ -2,6 +2,8 @@
 
 from glasshouse.evaluate import taxonomy as taxonomy
 from glasshouse.evaluate.axioms import completeness_gap as completeness_gap
+from glasshouse.evaluate.calibration import ahead_of as ahead_of
+from glasshouse.evaluate.calibration import lights as lights
 from glasshouse.evaluate.complexity import edge_correlation as edge_correlation
 from glasshouse.evaluate.complexity import effective_complexity_count as effective_complexity_count
 from glasshouse.evaluate.complexity import entropy as entropy
@@ -148,6 +150,8 @@ from glasshouse.evaluate.truth.gate import quick_truth as quick_truth
 from glasshouse.evaluate.truth.gate import read_numbers as read_numbers
 from glasshouse.evaluate.truth.judging import Judgement as Judgement
 from glasshouse.evaluate.truth.judging import judge as judge
+from glasshouse.evaluate.truth.planted import Planted as Planted
+from glasshouse.evaluate.truth.planted import planted_pairs as planted_pairs
 from glasshouse.evaluate.truth.protocol import protocol as protocol
 from glasshouse.evaluate.words import verdicts as verdicts
 from glasshouse.evaluate.words import warnings as warnings

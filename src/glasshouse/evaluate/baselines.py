@@ -69,12 +69,17 @@ def substrate(
             seen = tuple(baseline.images.shape)
             raise BadInput(f"baseline images {seen} do not have the shape of the images {tuple(images.shape)}.")
         own = baseline.images.to(images)
+        needed = len(images) if image is None else int(image.max()) + 1
+        if len(own) != 1 and len(own) < needed:
+            raise BadInput(f"{len(own)} baseline images for {needed} or more.", "Give one for all, or one for each.")
         return own.expand_as(images) if len(own) == 1 else own[image if image is not None else slice(None)]
     if not isinstance(baseline, str):
         return torch.full_like(images, float(baseline))
     kind, *words = baseline.split(":")
     try:
         return _named(images, kind, words, model)
+    except BadInput:  # a ValueError too, which says what is wrong already
+        raise
     except ValueError as error:
         raise BadInput(f"baseline '{baseline}' has a number that cannot be read.", "Try 'blur:5:11'.") from error
     except LookupError as error:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from glasshouse.core import BadInput, Images, Maps, generator
 from glasshouse.core.mask import cell_sums, cells, ranks
-from glasshouse.evaluate.baselines import Baseline, Fill, filling, substrate
+from glasshouse.evaluate.baselines import Baseline, Fill, depends_on_mask, filling, substrate
 
 Grid: TypeAlias = tuple[int, int]
 
@@ -235,6 +235,8 @@ def kept(keeps: list[Keep], image: Int[Tensor, " m"], size: tuple[int, int]) -> 
 def soft_mask(weights: Maps, baseline: Baseline = 0.0) -> Changed:
     """The question that shows each image through a mask of 0…1, over a baseline that does not depend on the mask."""
     fill = filling(baseline)
+    if depends_on_mask(fill):
+        raise BadInput(f"baseline '{fill}' fills holes, and a soft mask has none.", "Use 'blur', or another baseline.")
     named = fill.name if isinstance(fill, Fill) else fill
 
     def change(images: Images, image: Int[Tensor, " m"]) -> Images:

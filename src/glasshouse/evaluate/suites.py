@@ -2,7 +2,9 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import product
 from typing import Any
 
 from torch import nn
@@ -95,24 +97,59 @@ def suite(
         raise BadInput(f"{len(named)} explanations and {len(calls)} metrics were given.", "Give at least one of each.")
     for explanation in named.values():
         belongs(explanation, inputs)
-        shared = asked(model, inputs, explanation, target, answers)
-        answers = shared if answers is None else answers
-    common: dict[str, Any] = {"target": target, "seed": seed, "answers": answers}
-    common |= {} if masks is None else {"masks": masks}
-    before = answers.n_forward if answers else 0
-    if answers is not None:
-        answers.ask(gathered(model, inputs, named, calls, common, answers))
+    before = 0 if answers is None else answers.n_forward
+    asking = [short for short, (info, _) in calls.items() if "answers" in info.parameters.parameters]
+    answers, known = answers_of(model, inputs, named, target, answers) if asking else (None, list[str]())
+    common: dict[str, Any] = {"target": target, "seed": seed} | ({} if masks is None else {"masks": masks})
     scores, skipped = {name: dict[str, Score]() for name in named}, {name: dict[str, str]() for name in named}
+    apart = 0  # passes that metrics make by themselves, such as to explain once more
+
+    def call(name: str, short: str) -> None:
+        nonlocal apart
+        (info, own), found = calls[short], answers if name in known else None
+        charged = len(found.charged) if found else 0
+        try:
+            score = info.function(model, inputs, named[name], **given(info, own, common | {"answers": found}))
+        except TypeError as error:  # an argument that only this metric needs, such as other images
+            raise BadInput(f"{short} needs more than was given: {error}.", "Put it into its settings.") from error
+        except GlasshouseError as error:
+            skipped[name][short] = str(error)
+            return
+        scores[name][short] = score
+        apart += score.n_forward - (len(found.charged) - charged if found else 0) * len(inputs)
+
+    if answers is not None:
+        waiting = list[Asked]()
+        for name, short in product(known, asking):
+            with answers.listening() as noted:
+                call(name, short)
+            waiting += noted
+        with suppress(GlasshouseError):  # each metric then asks for itself, and the one at fault is noted
+            answers.ask(waiting)
+    for name in named:
+        for short in calls:
+            if short not in scores[name] and short not in skipped[name]:
+                call(name, short)
+        scores[name] = {short: scores[name][short] for short in calls if short in scores[name]}
+    together = answers.n_forward - before if answers else 0
+    return Suite(scores, skipped, together + apart, round(time.perf_counter() - started, 4))
+
+
+def answers_of(
+    model: Model | nn.Module,
+    inputs: Images,
+    named: Mapping[str, Explanation],
+    target: Target,
+    answers: Answers | None,
+) -> tuple[Answers | None, list[str]]:
+    """The answers that explanations share, and which do: not those whose target was not kept, unless it is given."""
+    given, known = answers is not None or target is not None, list[str]()
     for name, explanation in named.items():
-        for short, (info, own) in calls.items():
-            try:
-                scores[name][short] = info.function(model, inputs, explanation, **given(info, own, common))
-            except TypeError as error:  # an argument that only this metric needs, such as other images
-                raise BadInput(f"{short} needs more than was given: {error}.", "Put it into its settings.") from error
-            except GlasshouseError as error:
-                skipped[name][short] = str(error)
-    spent = (answers.n_forward if answers else 0) - before
-    return Suite(scores, skipped, spent, round(time.perf_counter() - started, 4))
+        if given or explanation.target:
+            mine = asked(model, inputs, explanation, target, answers)
+            answers = mine if answers is None else answers
+            known.append(name)
+    return answers, known
 
 
 def chosen(metrics: Wanted) -> list[tuple[Info, dict[str, Any]]]:
@@ -129,25 +166,3 @@ def given(info: Info, own: Mapping[str, Any], common: Mapping[str, Any]) -> dict
     """What one metric is called with: what is common and it takes, and its own settings."""
     known = info.parameters.parameters
     return {name: value for name, value in common.items() if name in known} | dict(own)
-
-
-def gathered(
-    model: Model | nn.Module,
-    inputs: Images,
-    named: Mapping[str, Explanation],
-    calls: Mapping[str, tuple[Info, dict[str, Any]]],
-    common: Mapping[str, Any],
-    answers: Answers,
-) -> list[Asked]:
-    """Every question that the metrics will ask first, none of them asked yet."""
-    found = list[Asked]()
-    for explanation in named.values():
-        for info, own in calls.values():
-            if "answers" in info.parameters.parameters:
-                with answers.listening() as noted:
-                    try:
-                        info.function(model, inputs, explanation, **given(info, own, common))
-                    except (GlasshouseError, TypeError):
-                        continue  # it is said when the metric is called in earnest
-                found += noted
-    return found

@@ -5,6 +5,8 @@ from glasshouse.report import attributions as attributions
 from glasshouse.report import circuits as circuits
 from glasshouse.report import fragments as fragments
 from glasshouse.report import study_nouns as study_nouns
+from glasshouse.report import truth_judged as truth_judged
+from glasshouse.report import truth_tables as truth_tables
 from glasshouse.report.forms import study_form as study_form
 from glasshouse.report.forms import write_form as write_form
 from glasshouse.report.interrogations import interrogation_page as interrogation_page
@@ -19,6 +21,7 @@ from glasshouse.report.scenes import paint_labels as paint_labels
 from glasshouse.report.scenes import stack_sheets as stack_sheets
 from glasshouse.report.study_pages import study_page as study_page
 from glasshouse.report.study_pages import write_study as write_study
+from glasshouse.report.truth import truth_page as truth_page
 from glasshouse.report.units import tiles as tiles
 from glasshouse.report.units import unit_page as unit_page
 from glasshouse.report.units import unit_section as unit_section

@@ -1,10 +1,12 @@
 """Nouns as pieces of HTML without scripts: for pages, and for notebooks through `draw`."""
 
 from html import escape
+from math import isfinite
 
 from glasshouse.core import Card, Explanation, GlasshouseError, Images, Score
 from glasshouse.core.result import draw
 from glasshouse.evaluate import verdicts
+from glasshouse.evaluate.calibration import ahead_of, light
 from glasshouse.report.colour import Scale, scale
 from glasshouse.report.picture import FADE, gradient, ground, heat_image, to_image, uri, where
 from glasshouse.report.words import (
@@ -49,17 +51,31 @@ def legend(explanation: Explanation, how: Scale, image: int = 0) -> str:
     )
 
 
+def against_chance(score: Score, image: int) -> str:
+    """How a value stands to chance, or why there is none."""
+    if score.reason[image]:
+        return f"– {escape(score.reason[image].replace('_', ' '))}"
+    if score.chance is None:
+        return ""
+    word, kind = VERDICTS.get(verdicts(score)[image], ("", "")) if score.metric in JUDGED else ("", "")
+    return f'<span class="{kind}">{word}</span> ({number(score.chance)})' if word else f"chance {number(score.chance)}"
+
+
+def among_the_ignorant(score: Score, image: int) -> str:
+    """How many of the maps that know nothing of a model a value is ahead of, where that was measured."""
+    share = ahead_of(score)[image]
+    if not isfinite(share):
+        return ""
+    return f'<span class="light {light(share)}">ahead of {percent(share)}</span> of maps that know nothing'
+
+
 def score_rows(scores: dict[str, Score], image: int = 0) -> str:
     """One row per score: value with standard error, direction, and how it stands to chance in words."""
     rows: list[str] = []
     for name, score in scores.items():
         value, error = float(score.value[image]), float(score.stderr[image])
-        word, kind = VERDICTS.get(verdicts(score)[image], ("", "")) if score.metric in JUDGED else ("", "")
-        if word and score.chance is not None:
-            word = f'<span class="{kind}">{word}</span> ({number(score.chance)})'
-        elif score.reason[image]:
-            word = f"– {escape(score.reason[image].replace('_', ' '))}"
-        below = f'<br><span class="quiet">{word}</span>' if word else ""
+        said = "; ".join(filter(None, (against_chance(score, image), among_the_ignorant(score, image))))
+        below = f'<br><span class="quiet">{said}</span>' if said else ""
         arrow = f'<span aria-hidden="true">{ARROWS[score.direction]}</span>'
         hidden = f'<span class="hidden">, {ARROW_WORDS[score.direction]}</span>' if ARROWS[score.direction] else ""
         rows.append(

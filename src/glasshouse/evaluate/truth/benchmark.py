@@ -84,7 +84,7 @@ class Benchmark(Noun):
     def flags(self, name: str) -> tuple[str, ...]:
         """What must be said against a method: "not above chance", "class-insensitive"."""
         tracks, found = self.scores[name], list[str]()
-        lead = tracks["importance"].value - self.scores["constant"]["importance"].value
+        lead = tracks["importance"].value - self.scores["constant"]["importance"].value.nan_to_num()  # ties: 0
         lead = lead[lead.isfinite()]
         if len(lead) < FEW:  # too few scenes with three parts or more: is it on the parts that matter at all?
             lead = tracks["relevant_mass"].value[tracks["relevant_mass"].valid]
@@ -206,7 +206,7 @@ def known(
         game = glass_game(model, scenes.images) if game is None else game
         effects = Effects.of(game)
         classes = others_of(torch.tensor(effects.target), len(model.class_names), seed)
-        return Truth(effects, Effects.of(glass_game(model, scenes.images, classes.tolist())), game, None)
+        return Truth(effects, Effects.of(glass_game(model, game.images, classes.tolist())), game, None)
     found = part_responses(model, scenes, None if effects is None else effects.parts)
     effects = found.effects(score=score) if effects is None else effects
     n_classes = found.whole.shape[1]

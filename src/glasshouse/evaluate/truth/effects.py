@@ -7,10 +7,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from glasshouse.core import Images, Model, Noun, PerImage, Reading, borrow, in_chunks, select, steps
-from glasshouse.core.target import logits
+from glasshouse.core import BadInput, Images, Model, Noun, PerImage, Reading, borrow, in_chunks, select, steps
+from glasshouse.core.target import logits, resolve
 from glasshouse.data import Scenes
-from glasshouse.evaluate.truth.games import LEAST_PIXELS, SHARE, PartGame
+from glasshouse.evaluate.truth.games import PartGame, that_matter, visible
 
 CANVAS = ("sky", "ground")
 
@@ -63,15 +63,11 @@ class Responses:
 
     def effects(self, target: int | Sequence[int] | None = None, score: Reading = "logit") -> Effects:
         """What each part is worth for one class of each scene; None takes the first."""
-        n = len(self.images)
-        classes = self.whole.argmax(1) if target is None else torch.as_tensor(target).expand(n).to(self.whole.device)
+        classes = resolve(target, self.whole)
         clean = select(self.whole, classes, score)
         drops = [clean - select(self.without[:, part], classes, score) for part in range(len(self.parts))]
-        seen = self.masks.flatten(2).sum(2) >= LEAST_PIXELS
-        effect = torch.where(seen, torch.stack(drops, 1), torch.nan)
-        least = SHARE * effect.nan_to_num().amax(1, keepdim=True)
-        matters = effect.nan_to_num() >= least.clamp(min=1e-6)
-        relevant = (self.masks & matters[:, :, None, None]).any(1)
+        effect = torch.where(visible(self.masks), torch.stack(drops, 1), torch.nan)
+        relevant = that_matter(effect, self.masks)
         return Effects(effect, self.masks, relevant, self.parts, tuple(classes.tolist()), self.images, clean)
 
 
@@ -83,6 +79,8 @@ def part_responses(model: Model, scenes: Scenes, parts: Sequence[str] | None = N
         chunk: images per forward pass.
     """
     names = [name for name in scenes.part_names if name not in CANVAS] if parts is None else list(parts)
+    if not names:
+        raise BadInput("no part was named.", f"Scenes of '{scenes.preset}' have {', '.join(scenes.part_names)}.")
     images, bare = model.preprocess.normalise(scenes.images), replace(scenes, with_labels=False)
     with borrow(model, images) as network, torch.no_grad():
 

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from glasshouse.core import BadInput, Images, Model, Noun, PerImage, Reading, borrow, in_chunks, select, steps
-from glasshouse.core.target import logits
+from glasshouse.core.target import logits, resolve
 from glasshouse.data import Scenes
 from glasshouse.data.glass import Glass
 from glasshouse.evaluate.faithfulness.players import MOST_PLAYERS, shapley_values
@@ -29,7 +29,7 @@ class PartGame(Noun):
 
     Args:
         worth: the target's score for each of the 2^p choices; the last one is the whole scene.
-        kept: whether the target is still the model's first class.
+        kept: whether the target is still the model's first class, alone or tied with no more than in the whole scene.
         masks: where each part is seen.
         parts: their names.
         target: the class that was asked about.
@@ -57,7 +57,7 @@ class PartGame(Noun):
     @cached_property
     def seen(self) -> Bool[Tensor, "n p"]:
         """Which parts show at least four pixels."""
-        return self.masks.flatten(2).sum(2) >= LEAST_PIXELS
+        return visible(self.masks)
 
     @cached_property
     def effect(self) -> Float[Tensor, "n p"]:
@@ -87,9 +87,7 @@ class PartGame(Noun):
     @cached_property
     def relevant(self) -> Bool[Tensor, "n h w"]:
         """The pixels of the parts that matter: their effect is at least a tenth of the scene's largest."""
-        least = SHARE * self.effect.nan_to_num().amax(1, keepdim=True)
-        matters = self.effect.nan_to_num() >= least.clamp(min=1e-6)
-        return (self.masks & matters[:, :, None, None]).any(1)
+        return that_matter(self.effect, self.masks)
 
     @cached_property
     def idle(self) -> Bool[Tensor, "n p"]:
@@ -114,6 +112,29 @@ class PartGame(Noun):
     def choice(self, chosen: Bool[Tensor, "n p"]) -> Int[Tensor, " n"]:
         """The number of a choice of parts in each scene."""
         return (chosen.long() << torch.arange(len(self.parts), device=chosen.device)).sum(1)
+
+
+def visible(masks: Bool[Tensor, "n p h w"]) -> Bool[Tensor, "n p"]:
+    """Which parts show at least four pixels."""
+    return masks.flatten(2).sum(2) >= LEAST_PIXELS
+
+
+def that_matter(effect: Float[Tensor, "n p"], masks: Bool[Tensor, "n p h w"]) -> Bool[Tensor, "n h w"]:
+    """The pixels of the parts whose effect is at least a tenth of the scene's largest."""
+    known = effect.nan_to_num()
+    matters = known >= (SHARE * known.amax(1, keepdim=True)).clamp(min=1e-6)
+    return (masks & matters[:, :, None, None]).any(1)
+
+
+def still_first(
+    scores: Float[Tensor, "n k"], classes: Int[Tensor, " n"], whole: Float[Tensor, "n k"]
+) -> Bool[Tensor, " n"]:
+    """Whether a class is first, tied with no more others than the first of the whole scene.
+
+    An empty scene, for which a glass model says 0 to every class, thus keeps no answer, whatever the class's number.
+    """
+    first, rivals = scores == scores.amax(1, keepdim=True), (whole == whole.amax(1, keepdim=True)).sum(1)
+    return first.gather(1, classes[:, None])[:, 0] & (first.sum(1) <= rivals)
 
 
 def play(
@@ -144,13 +165,13 @@ def play(
             return torch.cat([out for _, out in in_chunks(lambda r: logits(network(shown[r])), len(shown), chunk)])
 
         whole = ask(images)
-        classes = whole.argmax(1) if target is None else torch.as_tensor(target).expand(len(images))
+        classes = resolve(target, whole)
         worth = torch.empty(len(images), every + 1, dtype=whole.dtype, device=whole.device)
         kept = torch.empty(len(images), every + 1, dtype=torch.bool, device=whole.device)
         for number in steps(every + 1):
             gone = [name for place, name in enumerate(parts) if not number >> place & 1]
             output = ask(model.preprocess.normalise(bare.do(remove=gone).images)) if gone else whole
-            worth[:, number], kept[:, number] = select(output, classes, score), output.argmax(1) == classes
+            worth[:, number], kept[:, number] = select(output, classes, score), still_first(output, classes, whole)
     return PartGame(worth, kept, masks, tuple(parts), tuple(classes.tolist()), images)
 
 
@@ -164,13 +185,13 @@ def glass_game(glass: Glass, images: Images, target: int | Sequence[int] | None 
     if count > MOST_PLAYERS:
         raise BadInput(f"{count} regions make {2**count} choices.", f"Take a model with at most {MOST_PLAYERS}.")
     whole = truth.scores(images)
-    classes = whole.argmax(1) if target is None else torch.as_tensor(target).expand(len(images))
+    classes = resolve(target, whole)
     worth, kept = list[Tensor](), list[Tensor]()
     for number in range(2**count):
         chosen = torch.tensor([bool(number >> p & 1) for p in range(count)]).expand(len(images), count)
         scores = truth.worth(images, chosen.to(images.device))
         worth.append(scores.gather(1, classes[:, None])[:, 0])
-        kept.append(scores.argmax(1) == classes)
+        kept.append(still_first(scores, classes, whole))
     regions = truth.regions(images)
     return PartGame(
         torch.stack(worth, 1), torch.stack(kept, 1), regions, truth.region_names, tuple(classes.tolist()), images

@@ -50,9 +50,8 @@ def rows(noun: Benchmark | Judgement | BiasDetection) -> list[tuple[str, dict[st
             for track, score in own.items()
             if bool(score.valid.any())
         ]
-    if isinstance(noun, Judgement):
-        return [(f"{name}/auroc", value(auroc, 0.0)) for name, auroc in noun.auroc.items()]
-    return [(f"{name}/auroc", value(auroc, noun.error[name])) for name, auroc in noun.auroc.items()]
+    errors = noun.error if isinstance(noun, BiasDetection) else dict.fromkeys(noun.auroc, 0.0)
+    return [(f"{name}/auroc", value(auroc, errors[name])) for name, auroc in noun.auroc.items() if auroc == auroc]
 
 
 def value(mean: float, error: float) -> dict[str, float]:

@@ -9,15 +9,29 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from jaxtyping import Float
+import torch
+from jaxtyping import Bool
 from torch import Tensor
 
-from glasshouse.core import Explanation, Info, Maps, Model, NotFound, Noun, find_method, steps
+from glasshouse.core import (
+    BadInput,
+    Explanation,
+    GlasshouseError,
+    Info,
+    Maps,
+    Model,
+    Noun,
+    PerImage,
+    Score,
+    find_method,
+    steps,
+)
 from glasshouse.core.result import Direction
 from glasshouse.evaluate.baselines import substrate
 from glasshouse.evaluate.engine import Answers
 from glasshouse.evaluate.truth.controls import IGNORANT, blurred_oracle, ignorant, oracle
 from glasshouse.evaluate.truth.games import PartGame
+from glasshouse.evaluate.truth.tracks import ROUNDING, flat
 
 NOISE = (0.25, 0.5, 0.75)
 CLEAR = 3.0  # standard errors
@@ -96,7 +110,7 @@ class Judgement(Noun):
 
     def table(self) -> str:
         """The table in Markdown, metrics that pass first, the others struck through."""
-        maps = list(next(iter(self.means.values())))
+        maps = list(next(iter(self.means.values()), ()))
         lines = [f"| metric | {' | '.join(maps)} | AUROC | |", "|---" * (len(maps) + 3) + "|"]
         for name in sorted(self.means, key=lambda name: (bool(self.faults(name)), -self.auroc[name])):
             arrow = {"up": " ↑", "down": " ↓"}.get(self.directions[name], "")
@@ -120,30 +134,34 @@ def judge(
     The oracle is made of Shapley values. A metric passes if the oracle is clearly ahead of every control, no map is
     clearly ahead of the oracle, and none but the constant one clearly behind noise. Clearly is by more than three
     standard errors of the mean difference over images. `auroc` compares maps of the same image with different shares of
-    noise, 0 to 1.
+    noise, 0 to 1. Scenes in which no part is worth anything are left out: there no map is better than another.
 
     Args:
         game: what is known of the scenes, from `play` or `glass_game`.
         metrics: by name, the settings that differ from the defaults. One that is not registered is noted.
         baseline: what metrics fill in with; the game's own is black for glass models.
     """
-    explanations = {name: by_hand(game, maps) for name, maps in maps_to_judge(game, seed).items()}
+    maps = maps_to_judge(game, seed)
+    told = ~flat(maps[ORACLE])
+    if int(told.sum()) < 2:
+        raise BadInput(f"parts matter in {int(told.sum())} of {len(game)} scenes.", "It takes two scenes or more.")
+    explanations = {name: by_hand(game, each) for name, each in maps.items()}
     answers = Answers(model, game.images, list(game.target))
     found = Judgement({}, {}, {}, {}, {}, {}, {"model": model.name, "n": len(game), "baseline": baseline, "seed": seed})
     for place in steps(len(metrics)):
         name = list(metrics)[place]
         try:
             info = find_method(name, "evaluate")
-        except NotFound as error:
+            given = settings_of(info, metrics[name], game, baseline, answers, seed)
+            scores = {who: info.function(model, game.images, e, **given) for who, e in explanations.items()}
+        except GlasshouseError as error:
             found.skipped[name] = str(error)
             continue
-        given = settings_of(info, metrics[name], game, baseline, answers, seed)
-        scores = {who: info.function(model, game.images, e, **given) for who, e in explanations.items()}
-        if not bool(scores[ORACLE].valid.any()):
-            found.skipped[name] = scores[ORACLE].reason[0]
+        values, direction = levelled(scores, told), scores[ORACLE].direction
+        if bool(values[ORACLE].isnan().all()):
+            found.skipped[name] = next(why for why, so in zip(scores[ORACLE].reason, told.tolist(), strict=True) if so)
             continue
-        values, direction = {who: score.value for who, score in scores.items()}, scores[ORACLE].direction
-        found.means[name] = {who: score.mean for who, score in scores.items()}
+        found.means[name] = {who: float(value.nanmean()) for who, value in values.items()}
         found.behind_oracle[name] = leads(values[ORACLE], values, direction, 1)
         found.above_random[name] = leads(values[RANDOM], values, direction, -1)
         found.directions[name] = direction
@@ -152,17 +170,25 @@ def judge(
     return found
 
 
-def leads(
-    first: Float[Tensor, " n"], values: Mapping[str, Float[Tensor, " n"]], direction: Direction, sign: int
-) -> dict[str, float]:
+def levelled(scores: Mapping[str, Score], told: Bool[Tensor, " n"]) -> dict[str, PerImage]:
+    """The values of each map where something is known of the scene.
+
+    They go in steps of what rounding can do, so that equal maps are equal on every machine.
+    """
+    values = {who: torch.where(told.cpu(), score.value.double(), torch.nan) for who, score in scores.items()}
+    largest = torch.stack(list(values.values())).abs().nan_to_num(posinf=0.0).amax(0)
+    step = (ROUNDING * largest).clamp(min=1e-300)
+    return {who: (value / step).round() * step for who, value in values.items()}
+
+
+def leads(first: PerImage, values: Mapping[str, PerImage], direction: Direction, sign: int) -> dict[str, float]:
     """How far one map is ahead of each other one, in standard errors of the mean difference; 0 where all are equal."""
     found = dict[str, float]()
     for who, others in values.items():
         gap = (sign if direction != "down" else -sign) * (first - others).double()
         gap = gap[gap.isfinite()]
-        if (len(gap) > 1 and who != RANDOM) or (len(gap) > 1 and sign > 0):
-            error = float(gap.std()) / len(gap) ** 0.5
-            mean = float(gap.mean())
+        if len(gap) > 1 and not (who == RANDOM and sign < 0):
+            mean, error = float(gap.mean()), float(gap.std()) / len(gap) ** 0.5
             found[who] = mean / error if error > 0 else 0.0 if mean == 0 else float("inf") * mean
     return found
 
@@ -194,7 +220,7 @@ def settings_of(
     return {name: value for name, value in offered.items() if name in known} | dict(settings)
 
 
-def in_order(ladder: Sequence[Float[Tensor, " n"]], direction: Direction) -> float:
+def in_order(ladder: Sequence[PerImage], direction: Direction) -> float:
     """How often the map with less noise scores better, over all pairs of one image; ties count half."""
     sign = -1 if direction == "down" else 1
     wins, pairs = 0.0, 0

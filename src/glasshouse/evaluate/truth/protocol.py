@@ -9,7 +9,10 @@ from torch import Tensor
 from glasshouse.core import Maps, PerImage, Score
 from glasshouse.evaluate.agreement import spearman_over
 from glasshouse.evaluate.faithfulness.players import part_mass
+from glasshouse.evaluate.localisation.masks import reasons
+from glasshouse.evaluate.metric import Result, score_of
 from glasshouse.evaluate.truth.games import PartGame
+from glasshouse.evaluate.truth.tracks import broken, flat
 
 THRESHOLDS = (0.05, 0.1, 0.2, 0.3)
 """Shares of the largest part from which a part counts as marked; scores are means over them."""
@@ -51,8 +54,8 @@ def protocol(game: PartGame, maps: Maps, contrast: Score | None = None, seed: in
     if contrast is not None:
         found["target_sensitivity"] = (contrast.value[: len(game)].to(mass) + 1) / 2
         found["contrastivity"] = found["target_sensitivity"]
-    flat = maps.flatten(1).amax(1) == maps.flatten(1).amin(1)
-    return {name: check_score(name, value, flat) for name, value in found.items()}
+    causes = broken(maps) | {"constant_map": flat(maps)}
+    return {name: check_score(name, value, causes) for name, value in found.items()}
 
 
 def one_threshold(game: PartGame, mass: Float[Tensor, "n p"], share: float) -> dict[str, PerImage]:
@@ -67,7 +70,7 @@ def one_threshold(game: PartGame, mass: Float[Tensor, "n p"], share: float) -> d
     return {
         "preservation": preserved.to(mass),
         "deletion": lost.to(mass),
-        "sufficient": torch.tensor([covered(game, marked[row], row) for row in rows.tolist()]).to(mass),
+        "sufficient": torch.tensor([covered(game, (marked | hidden)[row], row) for row in rows.tolist()]).to(mass),
         "distractibility": spared.to(mass),
     }
 
@@ -78,10 +81,9 @@ def covered(game: PartGame, marked: Bool[Tensor, " p"], image: int) -> float:
     return max((sum(bool(marked[p]) for p in each) / len(each) if each else 1.0 for each in sets), default=float("nan"))
 
 
-def check_score(name: str, value: PerImage, flat: Bool[Tensor, " n"]) -> Score:
-    """One check as a score."""
-    states = zip(value.isfinite().tolist(), flat.tolist(), strict=True)
-    reason = tuple("" if known else "constant_map" if same else "not_applicable" for known, same in states)
-    value = torch.where(value.isfinite(), value, torch.nan).float()
+def check_score(name: str, value: PerImage, causes: Mapping[str, Bool[Tensor, " n"]]) -> Score:
+    """One check as a score. A map that is not finite has none; a constant one only where its ranks matter."""
+    bad, unknown = causes["not_finite"], ~value.isfinite()
+    reason = reasons({"not_finite": bad, "constant_map": unknown & causes["constant_map"], "not_applicable": unknown})
     chance = 0.5 if name in ("single_deletion", "target_sensitivity", "correctness", "contrastivity") else None
-    return Score(name, value, torch.where(value.isnan(), value, 0.0), chance, "up", reason)
+    return score_of(name, Result(value, torch.zeros_like(value), reason), chance, "up", {})

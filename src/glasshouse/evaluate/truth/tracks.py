@@ -10,7 +10,9 @@ from torch import Tensor
 from glasshouse.core import Maps, PerImage, Score
 from glasshouse.core.result import Direction
 from glasshouse.evaluate.agreement import spearman_over
-from glasshouse.evaluate.faithfulness.players import part_mass
+from glasshouse.evaluate.faithfulness.players import FEWEST_PARTS, part_mass
+from glasshouse.evaluate.localisation.masks import areas, reasons
+from glasshouse.evaluate.metric import Result, score_of
 from glasshouse.evaluate.truth.effects import Effects
 from glasshouse.evaluate.truth.games import PartGame
 
@@ -42,14 +44,32 @@ TRACKS: Mapping[str, Track] = {
 }
 """What `benchmark` asks, in the order of its columns; `protocol` has more."""
 
+ROUNDING = 1e-5  # of the largest value
 
-def track(name: str, value: PerImage, stderr: PerImage | None = None, why: str = "constant_map") -> Score:
-    """One number per scene as a score; `why` says what is wrong where there is none."""
-    about = TRACKS[name]
-    reason = tuple("" if known else why for known in value.isfinite().tolist())
-    error = torch.zeros_like(value) if stderr is None else torch.where(value.isfinite(), stderr, torch.nan)
-    value = torch.where(value.isfinite(), value, torch.nan)
-    return Score(name, value.float(), error.float(), about.chance, about.direction, reason)
+
+def track(
+    name: str, value: PerImage, causes: Mapping[str, Bool[Tensor, " n"]], stderr: PerImage | None = None
+) -> Score:
+    """One number per scene as a score; `causes` says where it has none, and why: the first that holds."""
+    error = torch.zeros_like(value) if stderr is None else stderr
+    return score_of(name, Result(value, error, reasons(causes)), TRACKS[name].chance, TRACKS[name].direction, {})
+
+
+def broken(*values: Tensor) -> dict[str, Bool[Tensor, " n"]]:
+    """Where some values are not finite."""
+    return {"not_finite": ~torch.stack([each.flatten(1).isfinite().all(1) for each in values]).all(0)}
+
+
+def flat(maps: Maps) -> Bool[Tensor, " n"]:
+    """Which maps are the same everywhere."""
+    return maps.flatten(1).amax(1) == maps.flatten(1).amin(1)
+
+
+def unranked(effect: Float[Tensor, "n p"], seen: Bool[Tensor, "n p"], rho: PerImage) -> dict[str, Bool[Tensor, " n"]]:
+    """Why there is no rank correlation over the parts that are seen."""
+    high, low = (torch.where(seen, effect, edge) for edge in (-torch.inf, torch.inf))
+    still = high.amax(1) == low.amin(1)
+    return {"few_parts": seen.sum(1) < FEWEST_PARTS, "constant_score": still, "constant_sums": ~rho.isfinite()}
 
 
 def map_tracks(effects: Effects, maps: Maps, game: PartGame | None = None, seed: int = 0) -> dict[str, Score]:
@@ -59,19 +79,17 @@ def map_tracks(effects: Effects, maps: Maps, game: PartGame | None = None, seed:
         game: of the first scenes, for the tracks that need every choice of parts.
     """
     maps = maps.detach().to(effects.effect)
-    relevant = effects.relevant.flatten(1)
-    area = relevant.double().mean(1).to(maps)
-    positive = maps.clamp(min=0).flatten(1)
-    on = (positive * relevant).sum(1) / positive.sum(1)
-    flat = maps.flatten(1).amax(1) == maps.flatten(1).amin(1)
-    value, stderr = spearman_over(
-        part_mass(maps, effects.masks).to(maps), effects.effect, effects.effect.isfinite(), seed
-    )
+    relevant, area, bad = effects.relevant.flatten(1), areas(effects.relevant).to(maps), broken(maps)
+    uneven = bad | {"empty_mask": ~relevant.any(1), "full_mask": relevant.all(1)}
+    positive, seen = maps.clamp(min=0).flatten(1), effects.effect.isfinite()
+    total = positive.sum(1)
+    rho, stderr = spearman_over(part_mass(maps, effects.masks).to(maps), effects.effect, seen, seed)
+    on = (positive * relevant).sum(1) / total
     found = {
-        "importance": track("importance", value, stderr),
-        "relevant_mass": track("relevant_mass", on - area),
-        "relevant_auc": track("relevant_auc", auc(maps.flatten(1), relevant)),
-        "pointing": track("pointing", torch.where(flat, torch.nan, hits(maps, relevant) - area)),
+        "importance": track("importance", rho, bad | unranked(effects.effect, seen, rho), stderr),
+        "relevant_mass": track("relevant_mass", on - area, uneven | {"no_positive": total <= 0}),
+        "relevant_auc": track("relevant_auc", auc(maps.flatten(1), relevant), uneven),
+        "pointing": track("pointing", hits(maps, relevant) - area, uneven | {"constant_map": flat(maps)}),
     }
     return found if game is None else found | game_tracks(game, maps[: len(game)])
 
@@ -83,17 +101,15 @@ def game_tracks(game: PartGame, maps: Maps) -> dict[str, Score]:
     - null_mass: the share of absolute values that lies on parts which no choice of the others makes matter, less the
       share of pixels.
     """
-    mass, values = part_mass(maps, game.masks), game.shapley.double()
+    mass, values, bad = part_mass(maps, game.masks), game.shapley.double(), broken(maps)
     mass, values = torch.where(game.seen, mass, 0.0), torch.where(game.seen, values, 0.0)
-    alike = (mass * values).sum(1) / (mass.norm(dim=1) * values.norm(dim=1))
+    alike, _ = cosine(mass, values)
     nothing = (game.masks & game.idle[:, :, None, None]).any(1).flatten(1)
     size = maps.abs().flatten(1)
     share = (size * nothing).sum(1) / size.sum(1) - nothing.float().mean(1)
-    share = torch.where(nothing.any(1), share, torch.nan)
-    return {
-        "shapley": track("shapley", alike, why="zero_mass"),
-        "null_mass": track("null_mass", share, why="no_idle_part"),
-    }
+    no_value = bad | {"constant_score": (values == 0).all(1), "zero_mass": (mass == 0).all(1)}
+    no_share = bad | {"no_idle_part": ~nothing.any(1), "zero_mass": size.sum(1) == 0}
+    return {"shapley": track("shapley", alike, no_value), "null_mass": track("null_mass", share, no_share)}
 
 
 def hits(maps: Maps, relevant: Bool[Tensor, "n d"]) -> PerImage:
@@ -106,20 +122,25 @@ def hits(maps: Maps, relevant: Bool[Tensor, "n d"]) -> PerImage:
 def auc(values: Float[Tensor, "n d"], inside: Bool[Tensor, "n d"]) -> PerImage:
     """Area under the ROC curve: the chance that a pixel inside is above one outside, ties counted half."""
     ordered, order = values.double().sort(1)
-    places = torch.arange(1, values.shape[1] + 1, dtype=torch.float64, device=values.device).expand_as(ordered)
-    last = torch.searchsorted(ordered, ordered.contiguous(), right=True)
-    first = torch.searchsorted(ordered, ordered.contiguous())
-    middle = torch.where(last - first > 1, (first + last + 1) / 2, places)
+    ordered = ordered.contiguous()
+    below, upto = torch.searchsorted(ordered, ordered), torch.searchsorted(ordered, ordered, right=True)
+    middle = (below + upto + 1).double() / 2
     among = inside.gather(1, order)
     n_in, n_out = inside.sum(1).double(), (~inside).sum(1).double()
     total = (middle * among).sum(1) - n_in * (n_in + 1) / 2
-    return (total / (n_in * n_out)).to(values.dtype)
+    return torch.where(values.isnan().any(1), torch.nan, total / (n_in * n_out)).to(values.dtype)
+
+
+def cosine(a: Float[Tensor, "n d"], b: Float[Tensor, "n d"]) -> tuple[PerImage, Bool[Tensor, " n"]]:
+    """Of each pair of rows, and where one of them is 0 throughout."""
+    lengths = a.norm(dim=1) * b.norm(dim=1)
+    return (a * b).sum(1) / lengths, lengths == 0
 
 
 def other_class(values: Tensor, others: Tensor) -> Score:
     """Cosine of a method's own values with those for another class."""
-    a, b = (side.detach().flatten(1).double() for side in (values, others))
-    return track("other_class", (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1)))
+    alike, nothing = cosine(*(side.detach().flatten(1).double() for side in (values, others)))
+    return track("other_class", alike, broken(values, others) | {"zero_mass": nothing})
 
 
 def contrast(first: Effects, second: Effects, maps: Maps, others: Maps, seed: int = 0) -> Score:
@@ -127,12 +148,21 @@ def contrast(first: Effects, second: Effects, maps: Maps, others: Maps, seed: in
 
     Spearman correlation over parts. 0 is what a method gets that ignores the class.
     """
-    seen = first.effect.isfinite()
-    gap = (first.effect - second.effect).nan_to_num()
-    mass = part_mass(maps, first.masks) - part_mass(others, first.masks)
-    value, stderr = spearman_over(mass.to(gap), gap, seen, seed)
+    seen = first.effect.isfinite() & second.effect.isfinite()
+    gap = difference(first.effect.nan_to_num(), second.effect.nan_to_num())
+    mass = difference(part_mass(maps, first.masks), part_mass(others, first.masks))
+    rho, stderr = spearman_over(mass, gap, seen, seed)
+    causes = broken(maps, others) | unranked(gap, seen, rho)
     blind = ((mass == 0) | ~seen).all(1)
-    return track("contrast", torch.where(blind, 0.0, value), torch.where(blind, 0.0, stderr), "few_parts")
+    causes["constant_sums"] &= ~blind
+    return track("contrast", torch.where(blind, 0.0, rho), causes, torch.where(blind, 0.0, stderr))
+
+
+def difference(first: Float[Tensor, "n p"], second: Float[Tensor, "n p"]) -> Float[Tensor, "n p"]:
+    """What is more in the first; what only rounding makes differ is equal."""
+    scale = torch.maximum(first.abs(), second.abs()).amax(1, keepdim=True)
+    gap = first - second
+    return torch.where(gap.abs() <= ROUNDING * scale, 0.0, gap)
 
 
 def steady(effects: Effects, maps: Maps, moved: Maps) -> Score:
@@ -141,5 +171,5 @@ def steady(effects: Effects, maps: Maps, moved: Maps) -> Score:
     1 - cosine of the sums over parts before and after.
     """
     seen = effects.effect.isfinite()
-    a, b = (torch.where(seen, part_mass(each, effects.masks), 0.0) for each in (maps, moved))
-    return track("steady", 1 - (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1)), why="zero_mass")
+    alike, nothing = cosine(*(torch.where(seen, part_mass(each, effects.masks), 0.0) for each in (maps, moved)))
+    return track("steady", 1 - alike, broken(maps, moved) | {"zero_mass": nothing})

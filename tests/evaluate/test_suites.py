@@ -1,0 +1,257 @@
+"""Several metrics at once: the numbers of one after the other, for the price of the questions that differ."""
+
+import pytest
+import torch
+from torch import nn
+
+from glasshouse import attribute, evaluate
+from glasshouse.core import BadInput, Explanation, NotFound, find_method
+from glasshouse.evaluate.engine import Answers
+
+CHEAP = {
+    "deletion": {"n_steps": 7},
+    "insertion": {"n_steps": 7},
+    "srg": {"n_steps": 4},
+    "faithfulness_correlation": {"n_samples": 16},
+    "mu_fidelity": {"n_samples": 16},
+    "sensitivity_n": {"n_samples": 16, "n_sizes": 3},
+    "road": {},
+    "average_drop": {},
+    "average_gain": {},
+    "effective_complexity": {"n_samples": 2},
+    "completeness_gap": {},
+    "sparseness": {},
+    "pointing_game": {},
+    "relevance_mass": {},
+    "max_sensitivity": {"n_samples": 2},
+    "class_sensitivity": {},
+}
+
+
+@pytest.fixture
+def masks():
+    masks = torch.zeros(3, 14, 18, dtype=torch.bool)
+    masks[:, 2:7, 3:8] = True
+    return masks
+
+
+@pytest.fixture
+def two(cnn, images):
+    return {
+        "exact": attribute.integrated_gradients(cnn, images, n_steps=2),
+        "quick": attribute.input_x_gradient(cnn, images),
+    }
+
+
+def one_by_one(model, images, explanation, masks, seed=0):
+    found = {}
+    for name, settings in CHEAP.items():
+        info = find_method(name, "evaluate")
+        given = {key: value for key, value in {"masks": masks, "seed": seed}.items() if key in info.defaults}
+        given |= {"masks": masks} if "masks" in info.parameters.parameters else {}
+        found[name] = info.function(model, images, explanation, **given, **settings)
+    return found
+
+
+@pytest.mark.parametrize("seed", [0, 5])
+def test_values_are_those_of_metrics_called_one_by_one(cnn, images, two, masks, seed):
+    found = evaluate.suite(cnn, images, two, CHEAP, masks=masks, seed=seed)
+    assert found.skipped == {"exact": {}, "quick": {}}
+    for name, explanation in two.items():
+        assert list(found[name]) == list(CHEAP)
+        for metric, alone in one_by_one(cnn, images, explanation, masks, seed).items():
+            together = found[name][metric]
+            torch.testing.assert_close(together.value, alone.value, atol=1e-6, rtol=1e-5, equal_nan=True)
+            torch.testing.assert_close(together.stderr, alone.stderr, atol=1e-6, rtol=1e-5, equal_nan=True)
+            assert together.reason == alone.reason
+            assert (together.direction, together.chance) == (alone.direction, alone.chance)
+
+
+def test_it_costs_what_it_says_and_less_than_one_by_one(cnn, images, two, masks, counted):
+    sizes = counted(cnn)
+    found = evaluate.suite(cnn, images, two, CHEAP, masks=masks)
+    together = sum(sizes)
+    assert found.n_forward == together
+    assert together == sum(score.n_forward for own in found.scores.values() for score in own.values())
+    sizes.clear()
+    for explanation in two.values():
+        one_by_one(cnn, images, explanation, masks)
+    assert together < sum(sizes) - 3 * (2 * 8 + 16)  # clean and empty images, and one set of random masks
+
+
+def test_every_distinct_question_is_asked_once(cnn, images, two, counted):
+    sizes = counted(cnn)
+    curves = evaluate.suite(cnn, images, two, {"deletion": {"n_steps": 7}, "insertion": {"n_steps": 7}})
+    answers = Answers(cnn, images, list(two["exact"].target))
+    for explanation in two.values():
+        for metric in (evaluate.deletion, evaluate.insertion):
+            metric(cnn, images, explanation, n_steps=7, answers=answers)
+    assert curves.n_forward == 3 * len(answers.table)
+    assert sum(sizes) == 2 * curves.n_forward
+    sizes.clear()
+    masks = {"mu_fidelity": {"n_samples": 16}}
+    assert evaluate.suite(cnn, images, two, masks).n_forward == sum(sizes) == 3 * (1 + 16)
+
+
+def test_the_same_explanation_twice_costs_nothing_more(cnn, images, two, counted):
+    wanted = ["deletion", "srg", "mu_fidelity"]
+    once = evaluate.suite(cnn, images, {"a": two["exact"]}, wanted)
+    twice = evaluate.suite(cnn, images, {"a": two["exact"], "b": two["exact"]}, wanted)
+    assert once.n_forward == twice.n_forward
+    torch.testing.assert_close(twice["a"]["srg"].value, twice["b"]["srg"].value, atol=0, rtol=0)
+
+
+def test_questions_are_asked_in_full_chunks(cnn, images, two, counted):
+    sizes = counted(cnn)
+    answers = Answers(cnn, images, list(two["exact"].target), chunk=50)
+    found = evaluate.suite(cnn, images, two, ["deletion", "insertion", "mu_fidelity"], answers=answers)
+    assert found.n_forward == sum(sizes)
+    clean, *full = sizes
+    assert clean == 3
+    assert all(size == 50 for size in full[:-1])
+
+
+def test_metrics_of_the_map_alone_cost_no_pass(cnn, images, two, masks, counted):
+    sizes = counted(cnn)
+    found = evaluate.suite(cnn, images, two, ["sparseness", "entropy", "pointing_game"], masks=masks)
+    assert found.n_forward == sum(sizes) == 0
+    assert found["exact"]["sparseness"].valid.all()
+
+
+def test_passes_that_a_metric_makes_by_itself_are_counted(cnn, images, two, counted):
+    sizes = counted(cnn)
+    found = evaluate.suite(cnn, images, two, {"max_sensitivity": {"n_samples": 2}, "class_sensitivity": {}})
+    assert found.n_forward == sum(sizes) > 0
+
+
+def test_answers_known_before_are_used_and_not_counted_again(cnn, images, two, counted):
+    answers = Answers(cnn, images, list(two["exact"].target))
+    first = evaluate.suite(cnn, images, two["exact"], ["deletion", "mu_fidelity"], answers=answers)
+    assert first.n_forward == answers.n_forward
+    sizes = counted(cnn)
+    again = evaluate.suite(cnn, images, two["exact"], ["deletion", "mu_fidelity"], answers=answers)
+    assert again.n_forward == sum(sizes) == 0
+    torch.testing.assert_close(
+        again["integrated_gradients"]["deletion"].value, first.scores["integrated_gradients"]["deletion"].value
+    )
+
+
+def test_one_explanation_goes_by_the_name_of_its_method(cnn, images, two):
+    found = evaluate.suite(cnn, images, two["quick"], ["sparseness"])
+    assert list(found.scores) == ["input_x_gradient"]
+    torch.testing.assert_close(
+        found["input_x_gradient"]["sparseness"].value, evaluate.sparseness(cnn, images, two["quick"]).value
+    )
+
+
+# What cannot be
+
+
+def test_an_image_without_a_value_has_its_reason(cnn, images, explained):
+    maps = torch.randn(3, 14, 18, generator=torch.Generator().manual_seed(0))
+    maps[1], maps[2] = 1, torch.nan
+    found = evaluate.suite(cnn, images, explained(maps), ["deletion", "mu_fidelity", "sparseness"])
+    for score in found["by_hand"].values():
+        assert score.reason[0] == ""
+        assert score.reason[1] in ("", "constant_map", "constant_sums")
+        assert score.reason[2] == "not_finite"
+
+
+def test_a_metric_that_cannot_be_computed_is_noted_and_the_others_are(cnn, images, two):
+    wanted = {"deletion": {"baseline": "rgb:0.5"}, "irof": {"baseline": "patch_mean:99"}, "sparseness": {}}
+    found = evaluate.suite(cnn, images, two, wanted)
+    for name in two:
+        assert list(found[name]) == ["sparseness"]
+        assert "normalisation" in found.skipped[name]["deletion"]
+        assert "do not fit" in found.skipped[name]["irof"]
+    assert "deletion" not in found.table()
+
+
+def test_a_target_that_was_not_kept_gives_reasons_unless_it_is_given(cnn, images):
+    def lead(output):
+        return output[:, 0] - output[:, 1]
+
+    explanation = attribute.input_x_gradient(cnn, images, lead)
+    wanted = {"deletion": {"score": "logit"}, "sparseness": {}}
+    blind = evaluate.suite(cnn, images, explanation, wanted)["input_x_gradient"]
+    assert blind["deletion"].reason == ("custom_target",) * 3
+    assert blind["sparseness"].valid.all()
+    told = evaluate.suite(cnn, images, explanation, wanted, target=lead)["input_x_gradient"]
+    alone = evaluate.deletion(cnn, images, explanation, score="logit", target=lead)
+    torch.testing.assert_close(told["deletion"].value, alone.value)
+
+
+def test_an_explanation_of_an_unknown_target_is_not_scored_for_that_of_another(cnn, images, two):
+    custom = attribute.input_x_gradient(cnn, images, lambda output: output[:, 0] - output[:, 1])
+    for named in ({"known": two["quick"], "custom": custom}, {"custom": custom, "known": two["quick"]}):
+        found = evaluate.suite(cnn, images, named, ["deletion"])
+        assert found["custom"]["deletion"].reason == ("custom_target",) * 3
+        assert found["known"]["deletion"].valid.all()
+
+
+def test_explanations_of_other_images_or_targets_are_refused(cnn, images, two, explained, random_maps):
+    with pytest.raises(BadInput, match="Pass the images that were explained"):
+        evaluate.suite(cnn, images, {**two, "odd": explained(random_maps(3))}, ["sparseness"])
+    other = attribute.input_x_gradient(cnn, images, [0, 1, 2])
+    same = attribute.input_x_gradient(cnn, images, [1, 1, 1])
+    with pytest.raises(BadInput, match="about another target"):
+        evaluate.suite(cnn, images, {"a": other, "b": same}, ["deletion"])
+    answers = Answers(nn.Sequential(nn.Flatten(), nn.Linear(3 * 14 * 18, 4)), images, 0)
+    with pytest.raises(BadInput, match="another model"):
+        evaluate.suite(cnn, images, two, ["deletion"], answers=answers)
+
+
+def test_unknown_names_and_settings_are_refused_with_what_there_is(cnn, images, two):
+    with pytest.raises(NotFound, match=r"delation.*Did you mean 'deletion'"):
+        evaluate.suite(cnn, images, two, ["delation"])
+    with pytest.raises(BadInput, match=r"deletion has no setting 'steps'\. It has n_steps, "):
+        evaluate.suite(cnn, images, two, {"deletion": {"steps": 3}})
+    for explanations, metrics in ((two, []), ({}, ["deletion"])):
+        with pytest.raises(BadInput, match="Give at least one of each"):
+            evaluate.suite(cnn, images, explanations, metrics)
+
+
+def test_a_metric_that_needs_more_says_so_and_gets_it_from_its_settings(cnn, images, two, masks):
+    for name, what in (("pointing_game", "masks"), ("data_randomisation", "other_model")):
+        with pytest.raises(BadInput, match=f"{name} needs more than was given: .*'{what}'"):
+            evaluate.suite(cnn, images, two, [name])
+    found = evaluate.suite(
+        cnn, images, two, {"data_randomisation": {"other_model": cnn}, "pointing_game": {"masks": masks}}
+    )
+    assert found["exact"]["data_randomisation"].valid.all()
+    assert found["exact"]["pointing_game"].valid.all()
+
+
+# What is shown
+
+
+def test_the_table_has_a_row_for_each_metric_and_a_column_for_each_explanation(cnn, images, two, masks, explained):
+    flat = explained(torch.ones(3, 14, 18), two["exact"].target)
+    found = evaluate.suite(cnn, images, {**two, "flat": flat}, ["deletion", "insertion", "total_variation"])
+    lines = found.table().splitlines()
+    assert lines[0] == "| metric | exact | quick | flat |"
+    assert lines[1] == "|---|---|---|---|"
+    assert [line.split(" | ")[0] for line in lines[2:]] == ["| `deletion` ↓", "| `insertion` ↑", "| `total_variation`"]
+    deletion = found["quick"]["deletion"]
+    assert lines[2].split(" | ")[2] == f"{deletion.mean:.3g} ± {deletion.error:.2g}"
+    assert lines[2].endswith("| – |")  # a constant map has no order
+    assert found.table().endswith("\n")
+
+
+def test_a_suite_is_saved_and_shown(cnn, images, two, tmp_path):
+    found = evaluate.suite(cnn, images, two, ["deletion", "sparseness"])
+    assert repr(found) == f"Suite(2 explanations, 2 metrics, {found.n_forward} forward passes)"
+    back = evaluate.Suite.load(found.save(tmp_path / "suite.safetensors"))
+    assert back.table() == found.table()
+    assert back["quick"]["deletion"].value.equal(found["quick"]["deletion"].value)
+
+
+def test_no_trace_is_left(cnn, images, two, masks):
+    cnn.train()
+    before, state = images.clone(), torch.random.get_rng_state()
+    evaluate.suite(cnn, images, two, CHEAP, masks=masks)
+    assert cnn.training
+    assert images.equal(before)
+    assert state.equal(torch.random.get_rng_state())
+    assert all(weight.grad is None for weight in cnn.parameters())
+    assert isinstance(two["exact"], Explanation)
