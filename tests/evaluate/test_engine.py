@@ -134,3 +134,36 @@ def test_maps_of_another_size_are_refused(cnn, images, explained, random_maps):
     for metric in (evaluate.srg, evaluate.sparseness, evaluate.card):
         with pytest.raises(BadInput, match="Pass the images that were explained"):
             metric(cnn, images, explained(random_maps(3)))
+
+
+def test_the_passes_of_a_vision_transformer_are_asked_alike(random_maps, explained):
+    from conformance.architectures import Attentive
+
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        model = Attentive(classes=4).eval()
+    images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    found = evaluate.suite(
+        model, images, explained(random_maps(2, (32, 32)), 2), ["srg", "road", "sensitivity_n", "infidelity", "irof"]
+    )
+    assert not found.skipped["by_hand"]
+    for score in found["by_hand"].values():
+        assert score.valid.all()
+    order = order_of(random_maps(2, (32, 32)), (4, 4), 0)
+    (answer,) = Answers(model, images, 2).read([keeping(Ranked(order, 5, 16), 0.0)], "logit").T
+    for row, image in enumerate(images):
+        keep = (order.ranks[row] >= 5).view(4, 4).repeat_interleave(8, 0).repeat_interleave(8, 1)
+        with torch.no_grad():
+            expected = model((image * keep)[None])[0, 2]
+        torch.testing.assert_close(answer[row].float(), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_moves_scores_by_less_than_a_hundredth(cnn, images, random_maps, explained, dtype):
+    explanation = explained(random_maps(3, (14, 18)), 2)
+    for metric in (evaluate.srg, evaluate.deletion, evaluate.mu_fidelity):
+        exact = metric(cnn, images, explanation)
+        with torch.autocast("cpu", dtype=dtype):
+            rounded = metric(cnn, images, explanation)
+        tolerance = 0.01 if metric is not evaluate.mu_fidelity else 0.1  # ranks of drops that hardly differ
+        torch.testing.assert_close(rounded.value, exact.value, atol=tolerance, rtol=0)
