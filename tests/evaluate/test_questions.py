@@ -439,3 +439,15 @@ def test_equal_bytes_over_different_features_are_different_questions(cnn, images
     table = Answers(cnn, images, 0).read(asked, "logit")
     assert len({question.key for question in asked}) == 3
     assert len(set(table[0].tolist())) == 3
+
+
+def test_a_colour_reaches_masks_and_parts_through_the_models_normalisation(cnn, images, explained, random_maps):
+    model = Model.of(cnn, preprocess=Preprocess(size=(14, 18), mean=(0.2, 0.3, 0.4), std=(0.5, 0.6, 0.7)))
+    explanation = explained(random_maps(3, (14, 18)), 1)
+    grey = ((0.5 - torch.tensor([0.2, 0.3, 0.4])) / torch.tensor([0.5, 0.6, 0.7])).view(1, 3, 1, 1).expand(1, 3, 14, 18)
+    parts = torch.zeros(3, 3, 14, 18, dtype=torch.bool)
+    parts[:, 0, :5], parts[:, 1, 5:9], parts[:, 2, 9:] = True, True, True
+    for metric, extra in ((evaluate.average_drop, ()), (evaluate.part_single_deletion, (parts,))):
+        told = metric(model, images, explanation, *extra, baseline="rgb:0.5")
+        given = metric(model, images, explanation, *extra, baseline=grey)
+        torch.testing.assert_close(told.value, given.value)

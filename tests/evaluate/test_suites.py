@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from glasshouse import attribute, evaluate
-from glasshouse.core import BadInput, Explanation, NotFound, find_method
+from glasshouse.core import BadInput, Explanation, NotFound, Score, find_method
 from glasshouse.evaluate.engine import Answers
 
 CHEAP = {
@@ -255,3 +255,50 @@ def test_no_trace_is_left(cnn, images, two, masks):
     assert state.equal(torch.random.get_rng_state())
     assert all(weight.grad is None for weight in cnn.parameters())
     assert isinstance(two["exact"], Explanation)
+
+
+def two_metrics(a, b):
+    """A suite of four explanations with these means."""
+
+    def score(name, value, direction):
+        return Score(name, torch.tensor([float(value)]), torch.zeros(1), 0.0, direction, ("",))
+
+    rows = {
+        f"e{k}": {"srg": score("srg", x, "up"), "deletion": score("deletion", y, "down")}
+        for k, (x, y) in enumerate(zip(a, b, strict=True))
+    }
+    return evaluate.Suite(rows)
+
+
+@pytest.mark.parametrize(
+    ("a", "b"), [([4.0, 3, 2, 1], [1.0, 2, 3, 4]), ([1.0, 3, 2, 4], [1.0, 2, 3, 4]), ([1.0, 1, 2, 3], [2.0, 2, 1, 1])]
+)
+def test_agreement_is_kendalls_tau_of_the_orders(a, b):
+    stats = pytest.importorskip("scipy.stats")
+    found = two_metrics(a, b).agreement("srg", "deletion")
+    assert found == pytest.approx(stats.kendalltau(a, [-value for value in b]).statistic)
+
+
+def test_places_are_mean_ranks_and_their_scatter():
+    places = two_metrics([4.0, 3, 2, 1], [4.0, 3, 2, 1]).places()
+    assert places["e0"] == pytest.approx((2.5, 2.1213), abs=1e-3)  # first by srg, last by deletion
+    assert places["e1"][0] == pytest.approx(2.5)
+    agreed = two_metrics([4.0, 3, 2, 1], [1.0, 2, 3, 4]).places()
+    assert [agreed[f"e{k}"] for k in range(4)] == [(1.0, 0.0), (2.0, 0.0), (3.0, 0.0), (4.0, 0.0)]
+
+
+def test_a_metric_may_come_twice_with_other_settings(cnn, images):
+    explanation = attribute.input_x_gradient(cnn, images)
+    found = evaluate.suite(
+        cnn, images, explanation, {"srg": {"n_steps": 4}, "srg@mean": {"n_steps": 4, "baseline": "mean"}}
+    )
+    scores = found["input_x_gradient"]
+    assert list(scores) == ["srg", "srg@mean"]
+    torch.testing.assert_close(
+        scores["srg@mean"].value,
+        evaluate.srg(cnn, images, explanation, n_steps=4, baseline="mean").value,
+        atol=1e-5,
+        rtol=1e-4,
+    )
+    with pytest.raises(BadInput, match="both order"):
+        found.agreement("srg", "srg@mean")

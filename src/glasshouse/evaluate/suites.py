@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from glasshouse.core import (
     BadInput,
@@ -22,6 +23,7 @@ from glasshouse.core import (
     Target,
     find_method,
 )
+from glasshouse.evaluate.agreement import mean_ranks
 from glasshouse.evaluate.engine import Answers
 from glasshouse.evaluate.metric import asked, belongs
 from glasshouse.evaluate.questions import Asked
@@ -45,7 +47,7 @@ class Suite(Noun):
     seconds: float = 0.0
 
     def __repr__(self) -> str:
-        metrics = dict.fromkeys(name for own in self.scores.values() for name in own)
+        metrics = self._metrics()
         return f"Suite({len(self.scores)} explanations, {len(metrics)} metrics, {self.n_forward} forward passes)"
 
     def __getitem__(self, name: str) -> dict[str, Score]:
@@ -54,7 +56,7 @@ class Suite(Noun):
 
     def table(self) -> str:
         """The table in Markdown: a row for each metric, a column for each explanation."""
-        metrics = dict.fromkeys(name for own in self.scores.values() for name in own)
+        metrics = self._metrics()
         lines = [f"| metric | {' | '.join(self.scores)} |", "|---" * (len(self.scores) + 1) + "|"]
         for metric in metrics:
             found = [own.get(metric) for own in self.scores.values()]
@@ -63,6 +65,41 @@ class Suite(Noun):
             cells = [f"{s.mean:.3g} ± {s.error:.2g}" if s is not None and s.valid.any() else "–" for s in found]
             lines.append(f"| `{metric}`{arrow} | {' | '.join(cells)} |")
         return "\n".join(lines) + "\n"
+
+    def places(self) -> dict[str, tuple[float, float]]:
+        """Each explanation's mean place over metrics, 1 the best, and how far its places scatter.
+
+        Metrics disagree (LATEC, Klein et al., 2024): a single one decides nothing, and a large scatter says so. Metrics
+        that point neither way, or are undefined for some explanation, are left out.
+        """
+        ranked = [order for metric in self._metrics() if (order := self._ranks(metric)) is not None]
+        if not ranked:
+            raise BadInput("no metric has a direction and a value for every explanation.", "Add one, such as srg.")
+        table = torch.stack(ranked)
+        spread = table.std(0) if len(table) > 1 else torch.zeros(table.shape[1])
+        return dict(zip(self.scores, zip(table.mean(0).tolist(), spread.tolist(), strict=True), strict=True))
+
+    def agreement(self, first: str, second: str) -> float:
+        """Kendall's tau-b of two metrics over the explanations: 1 for the same order, -1 for the opposite.
+
+        Below 0.5 between two baselines of one metric, what it says depends on what is filled in.
+        """
+        orders = [self._ranks(metric) for metric in (first, second)]
+        if orders[0] is None or orders[1] is None or len(self.scores) < 2:
+            raise BadInput(f"'{first}' and '{second}' do not both order these explanations.", "Take two that do.")
+        a, b = ((order[:, None] - order).sign() for order in orders if order is not None)
+        return float((a * b).sum() / (a.square().sum() * b.square().sum()).sqrt())
+
+    def _metrics(self) -> list[str]:
+        return list(dict.fromkeys(name for own in self.scores.values() for name in own))
+
+    def _ranks(self, metric: str) -> Tensor | None:
+        """The place of each explanation, 1 the best, equal means sharing theirs; None where there is no order."""
+        found = [own[metric] for own in self.scores.values() if metric in own]
+        if len(found) < len(self.scores) or found[0].direction == "diagnostic" or any(s.mean != s.mean for s in found):
+            return None
+        sign = 1 if found[0].direction == "down" else -1
+        return mean_ranks(torch.tensor([[sign * score.mean for score in found]], dtype=torch.float64))[0] + 1
 
 
 def suite(
@@ -84,7 +121,8 @@ def suite(
 
     Args:
         explanations: of the same images and target; by name, or a single one.
-        metrics: names of `list_metrics`, or for each name the settings that differ from its defaults.
+        metrics: names of `list_metrics`, or for each name the settings that differ from its defaults. A metric may come
+            twice under names such as `"srg"` and `"srg@mean"`: what follows the @ is yours.
         masks: where the object is, for the metrics that need to know.
         target: only needed where the explanations' target was a function or weights.
         seed: for every metric that draws.
@@ -92,7 +130,7 @@ def suite(
     """
     started = time.perf_counter()
     named = {explanations.method: explanations} if isinstance(explanations, Explanation) else dict(explanations)
-    calls = {info.short: (info, settings) for info, settings in chosen(metrics)}
+    calls = chosen(metrics)
     if not named or not calls:
         raise BadInput(f"{len(named)} explanations and {len(calls)} metrics were given.", "Give at least one of each.")
     for explanation in named.values():
@@ -152,13 +190,16 @@ def answers_of(
     return answers, known
 
 
-def chosen(metrics: Wanted) -> list[tuple[Info, dict[str, Any]]]:
-    """The metrics asked for, each with its own settings, which are checked."""
+def chosen(metrics: Wanted) -> dict[str, tuple[Info, dict[str, Any]]]:
+    """The metrics asked for, by the names they go by, each with its own settings, which are checked."""
     named = metrics if isinstance(metrics, Mapping) else {name: dict[str, Any]() for name in metrics}
-    found = [(find_method(name, "evaluate"), dict(settings)) for name, settings in named.items()]
-    for info, settings in found:
+    found = dict[str, tuple[Info, dict[str, Any]]]()
+    for name, settings in named.items():
+        metric, _, variant = name.partition("@")
+        info = find_method(metric, "evaluate")
         if strange := set(settings) - set(info.parameters.parameters):
             raise BadInput(f"{info.short} has no setting '{min(strange)}'.", f"It has {', '.join(info.defaults)}.")
+        found[info.short + (f"@{variant}" if variant else "")] = (info, dict(settings))
     return found
 
 

@@ -22,7 +22,7 @@ from glasshouse.core import (
 from glasshouse.core.lift import setting
 from glasshouse.core.result import Direction
 from glasshouse.evaluate.agreement import cosine
-from glasshouse.evaluate.baselines import Baseline
+from glasshouse.evaluate.baselines import Baseline, told
 from glasshouse.evaluate.engine import Answers
 from glasshouse.evaluate.metric import Metric, Result, answer, asked, flaws, score_of, undefined
 from glasshouse.evaluate.questions import CLEAN, soft_mask
@@ -91,7 +91,7 @@ def average_drop(
         baseline: what shows through where the map is low; one that does not depend on the mask.
     """
     maps = explanation.heatmap
-    metric = masked_plan("average_drop", maps, score, baseline, "down", drop_of, not_positive)
+    metric = masked_plan("average_drop", maps, score, told(baseline, inputs, model), "down", drop_of, not_positive)
     return answer(metric, model, inputs, explanation, target, answers)
 
 
@@ -118,7 +118,9 @@ def increase_in_confidence(
         return (behind > before).to(before)
 
     maps = explanation.heatmap
-    metric = masked_plan("increase_in_confidence", maps, score, baseline, "up", rises, lambda clean: "")
+    metric = masked_plan(
+        "increase_in_confidence", maps, score, told(baseline, inputs, model), "up", rises, lambda clean: ""
+    )
     return answer(metric, model, inputs, explanation, target, answers)
 
 
@@ -146,7 +148,9 @@ def average_gain(
     def certain(clean: float) -> str:
         return "already_certain" if clean >= 1 else ""
 
-    metric = masked_plan("average_gain", explanation.heatmap, "prob", baseline, "up", gained, certain)
+    metric = masked_plan(
+        "average_gain", explanation.heatmap, "prob", told(baseline, inputs, model), "up", gained, certain
+    )
     return answer(metric, model, inputs, explanation, target, answers)
 
 
@@ -173,7 +177,7 @@ def adcc(
     if isinstance(found, str) or answers is None:
         return undefined("adcc", explanation, found if isinstance(found, str) else "custom_target")
     mask = unit_mask(maps)
-    question = soft_mask(mask, baseline)
+    question = soft_mask(mask, told(baseline, inputs, model))
     table = answers.read((CLEAN, question), "prob")
     marked = question.change(answers.images, torch.arange(len(inputs), device=inputs.device))
     info, settings = found

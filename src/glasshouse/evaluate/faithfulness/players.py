@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from glasshouse.core import BadInput, Cost, Explanation, Images, Maps, Model, Reading, Score, Target, registered
 from glasshouse.evaluate.agreement import spearman_over
-from glasshouse.evaluate.baselines import Baseline, Fill, filling, substrate
+from glasshouse.evaluate.baselines import Baseline, Fill, filling, substrate, told
 from glasshouse.evaluate.engine import Answers
 from glasshouse.evaluate.metric import Metric, Result, answer, flaws
 from glasshouse.evaluate.questions import CLEAN, Asked, Changed, fingerprint
@@ -90,9 +90,8 @@ def part_single_deletion(
     """
     belonging(parts, explanation)
     shown = parts.to(inputs.device)
-    asked = [
-        without(shown, [p], baseline) if removed is None else rendered(removed[:, p]) for p in range(parts.shape[1])
-    ]
+    fill, places = told(baseline, inputs, model), range(parts.shape[1])
+    asked = [without(shown, [p], fill) if removed is None else rendered(removed[:, p]) for p in places]
     mass, faults = part_mass(explanation.heatmap, parts), flaws(explanation.heatmap)
 
     def reduce(table: Float[Tensor, "n r"]) -> Result:
@@ -166,7 +165,8 @@ def shapley_gap(
         raise BadInput(f"{count} parts make {2**count} sets.", f"Join some, to at most {MOST_PLAYERS}.")
     shown = parts.to(inputs.device)
     gone = [[part for part in range(count) if not number >> part & 1] for number in range(2**count)]
-    asked = [without(shown, each, baseline) for each in gone]
+    fill = told(baseline, inputs, model)
+    asked = [without(shown, each, fill) for each in gone]
     mass, faults = part_mass(explanation.heatmap, parts), flaws(explanation.heatmap)
 
     def reduce(table: Float[Tensor, "n r"]) -> Result:
