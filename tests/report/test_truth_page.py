@@ -11,7 +11,7 @@ from glasshouse import report
 from glasshouse.core import BadInput, Score, draw
 from glasshouse.evaluate import Benchmark, BiasDetection, Judgement, PartGame, Suite
 from glasshouse.evaluate.truth.controls import CONTROLS, IGNORANT
-from glasshouse.evaluate.truth.protocol import CHECKS
+from glasshouse.evaluate.truth.funnybirds import CHECKS
 from glasshouse.evaluate.truth.tracks import TRACKS
 from glasshouse.report.truth_charts import EDGE, PAD, STRIP, WIDTH, Span, fixed, ladder, whisker
 from glasshouse.report.truth_judged import against

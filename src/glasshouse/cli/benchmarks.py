@@ -12,7 +12,7 @@ from glasshouse.cli.reports import Device, on_device
 
 if TYPE_CHECKING:
     from glasshouse.core import Model
-    from glasshouse.evaluate.truth.benchmark import MapOf
+    from glasshouse.evaluate.truth.methods import MapOf
 
 benchmarks = typer.Typer(help="Methods and metrics held against what is known to be true.", no_args_is_help=True)
 

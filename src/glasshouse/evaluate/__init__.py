@@ -134,13 +134,12 @@ from glasshouse.evaluate.suites import Suite as Suite
 from glasshouse.evaluate.suites import suite as suite
 from glasshouse.evaluate.trust import card as card
 from glasshouse.evaluate.trust import own_card as own_card
-from glasshouse.evaluate.truth.benchmark import Benchmark as Benchmark
-from glasshouse.evaluate.truth.benchmark import benchmark as benchmark
 from glasshouse.evaluate.truth.bias import BiasDetection as BiasDetection
 from glasshouse.evaluate.truth.bias import bias_detection as bias_detection
 from glasshouse.evaluate.truth.bias import shortcut_reliance as shortcut_reliance
 from glasshouse.evaluate.truth.effects import Effects as Effects
 from glasshouse.evaluate.truth.effects import part_effects as part_effects
+from glasshouse.evaluate.truth.funnybirds import protocol as protocol
 from glasshouse.evaluate.truth.games import PartGame as PartGame
 from glasshouse.evaluate.truth.games import glass_game as glass_game
 from glasshouse.evaluate.truth.games import play as play
@@ -150,8 +149,9 @@ from glasshouse.evaluate.truth.gate import quick_truth as quick_truth
 from glasshouse.evaluate.truth.gate import read_numbers as read_numbers
 from glasshouse.evaluate.truth.judging import Judgement as Judgement
 from glasshouse.evaluate.truth.judging import judge as judge
+from glasshouse.evaluate.truth.methods import Benchmark as Benchmark
+from glasshouse.evaluate.truth.methods import benchmark as benchmark
 from glasshouse.evaluate.truth.planted import Planted as Planted
 from glasshouse.evaluate.truth.planted import planted_pairs as planted_pairs
-from glasshouse.evaluate.truth.protocol import protocol as protocol
 from glasshouse.evaluate.words import verdicts as verdicts
 from glasshouse.evaluate.words import warnings as warnings

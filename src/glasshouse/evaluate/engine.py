@@ -9,8 +9,9 @@ explanation.
 
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 import torch
 from jaxtyping import Float, Int
@@ -23,9 +24,34 @@ from glasshouse.core.target import logits
 from glasshouse.evaluate.baselines import Baseline, depends_on_mask, imputed, substrate
 from glasshouse.evaluate.questions import CLEAN, Asked, Changed, Question, Ranked, features_key, kept
 
+T = TypeVar("T")
 READINGS: tuple[Reading, ...] = get_args(Reading)
 LIGHT = 2**20
 """Weights of a network that stay in a processor's caches between passes."""
+
+
+_found: ContextVar[dict[Any, Any] | None] = ContextVar("found", default=None)
+
+
+@contextmanager
+def sharing() -> Generator[None]:
+    """Inside, what several metrics would find out in the same way is found out `once`."""
+    token = _found.set({})
+    try:
+        yield
+    finally:
+        _found.reset(token)
+
+
+def once(key: tuple[Any, ...], find: Callable[[], T]) -> tuple[T, bool]:
+    """What `find` gives, and whether it was run for it. Outside `sharing` it always is."""
+    found = _found.get()
+    if found is None:
+        return find(), True
+    fresh = key not in found
+    if fresh:
+        found[key] = find()
+    return found[key], fresh
 
 
 class Gathered(Exception):

@@ -24,7 +24,7 @@ from glasshouse.core import (
     find_method,
 )
 from glasshouse.evaluate.agreement import mean_ranks
-from glasshouse.evaluate.engine import Answers
+from glasshouse.evaluate.engine import Answers, sharing
 from glasshouse.evaluate.metric import asked, belongs
 from glasshouse.evaluate.questions import Asked
 
@@ -102,6 +102,7 @@ class Suite(Noun):
         return mean_ranks(torch.tensor([[sign * score.mean for score in found]], dtype=torch.float64))[0] + 1
 
 
+@sharing()
 def suite(
     model: Model | nn.Module,
     inputs: Images,
@@ -116,8 +117,8 @@ def suite(
     """Several metrics of one or several explanations, for the price of the questions that differ.
 
     The questions of all metrics and explanations are gathered first, doubles are dropped, and the rest is asked in
-    full chunks: the clean image, the empty one and random masks are shared. Values are those of the metrics called
-    one by one.
+    full chunks: the clean image, the empty one, random masks and noisy copies are shared. Values are those of the
+    metrics called one by one.
 
     Args:
         explanations: of the same images and target; by name, or a single one.

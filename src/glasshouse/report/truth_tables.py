@@ -7,10 +7,10 @@ from typing import NamedTuple
 from glasshouse.core import NotFound, PerImage, Score, find_method
 from glasshouse.core.result import draw
 from glasshouse.evaluate import Benchmark, Suite
-from glasshouse.evaluate.truth.benchmark import ALIKE
 from glasshouse.evaluate.truth.controls import CONTROLS
+from glasshouse.evaluate.truth.funnybirds import THRESHOLDS
 from glasshouse.evaluate.truth.judging import CLEAR
-from glasshouse.evaluate.truth.protocol import THRESHOLDS
+from glasshouse.evaluate.truth.methods import ALIKE
 from glasshouse.evaluate.truth.tracks import TRACKS
 from glasshouse.report.study_charts import plural
 from glasshouse.report.truth_charts import Span, fixed, whisker

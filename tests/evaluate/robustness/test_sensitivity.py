@@ -7,7 +7,7 @@ import torch
 from captum.metrics import sensitivity_max
 from torch import nn
 
-from glasshouse import attribute
+from glasshouse import attribute, evaluate
 from glasshouse.core import BadInput, Model, Preprocess
 from glasshouse.evaluate.robustness.neighbours import largest, noise
 from glasshouse.evaluate.robustness.sensitivity import (
@@ -281,3 +281,19 @@ def test_wrong_settings_are_refused(cnn, images):
         continuity(cnn, images, explanation, shifts=())
     with pytest.raises(BadInput, match="not of these images"):
         max_sensitivity(cnn, images[:1], explanation)
+
+
+def test_in_a_suite_metrics_of_the_same_noisy_copies_explain_them_once(cnn, images, counted):
+    explanation, sizes = attribute.input_x_gradient(cnn, images), counted(cnn)
+    noisy = {"radius": 0.1, "n_samples": 7, "same_prediction": False}
+    wanted = {metric.__name__: noisy for metric in NOISY}
+    together = evaluate.suite(cnn, images, explanation, {**wanted, "avg_sensitivity": {**noisy, "radius": 0.2}})
+    scores = together[explanation.method]
+    assert sum(sizes) == 3 * (7 + 7), "the copies that two metrics share, and those of the third"
+    assert [scores[metric.__name__].n_forward for metric in NOISY] == [21, 21, 0]
+    assert together.n_forward == 42
+    for name, score in scores.items():
+        alone = getattr(evaluate, name)(cnn, images, explanation, **{**noisy, "radius": score.settings["radius"]})
+        torch.testing.assert_close(score.value, alone.value)
+        torch.testing.assert_close(score.stderr, alone.stderr)
+        assert alone.n_forward == 21

@@ -6,8 +6,8 @@ from scipy.stats import spearmanr
 from sklearn.metrics import roc_auc_score
 
 from glasshouse import evaluate
-from glasshouse.evaluate.truth.benchmark import Benchmark
 from glasshouse.evaluate.truth.controls import IGNORANT, blurred_oracle, ignorant, oracle
+from glasshouse.evaluate.truth.methods import Benchmark
 from glasshouse.evaluate.truth.tracks import TRACKS, auc, contrast, hits, map_tracks, other_class, steady
 
 N, H, W = 6, 16, 20

@@ -25,8 +25,8 @@ from glasshouse.core import (
 )
 from glasshouse.core.target import logits
 from glasshouse.data import Scenes
-from glasshouse.evaluate.truth.benchmark import MapOf, values_of
 from glasshouse.evaluate.truth.controls import ignorant
+from glasshouse.evaluate.truth.methods import MapOf, values_of
 
 BIASED, CLEAN = 0.3, 0.05
 """From which reliance a model counts as biased, and below which as clean; those between are left out."""

@@ -8,10 +8,10 @@ from typing import Any
 from glasshouse.core import BadInput
 from glasshouse.data import scenes
 from glasshouse.data.glass import Glass, null_channels, wired_classifier
-from glasshouse.evaluate.truth.benchmark import Benchmark, MapOf, benchmark
 from glasshouse.evaluate.truth.bias import BiasDetection
 from glasshouse.evaluate.truth.games import glass_game
 from glasshouse.evaluate.truth.judging import Judgement, judge
+from glasshouse.evaluate.truth.methods import Benchmark, MapOf, benchmark
 
 SCHEMA = 1
 LEAST, ERRORS = 0.02, 2.0

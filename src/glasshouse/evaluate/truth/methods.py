@@ -25,8 +25,8 @@ from glasshouse.data import Scenes
 from glasshouse.data.glass import Glass
 from glasshouse.evaluate.truth.controls import CONTROLS, ignorant, oracle
 from glasshouse.evaluate.truth.effects import Effects, part_responses
+from glasshouse.evaluate.truth.funnybirds import protocol
 from glasshouse.evaluate.truth.games import PartGame, glass_game
-from glasshouse.evaluate.truth.protocol import protocol
 from glasshouse.evaluate.truth.tracks import TRACKS, contrast, map_tracks, other_class, steady
 
 MapOf: TypeAlias = Callable[[Model, Images, Int[Tensor, " n"]], Explanation | Tensor]

@@ -10,7 +10,7 @@ from glasshouse import attribute, data, evaluate
 from glasshouse.core import BadInput
 from glasshouse.data import glass
 from glasshouse.evaluate.truth.controls import oracle
-from glasshouse.evaluate.truth.protocol import CHECKS, THRESHOLDS, protocol
+from glasshouse.evaluate.truth.funnybirds import CHECKS, THRESHOLDS, protocol
 from glasshouse.evaluate.truth.tracks import track
 
 H, W = 8, 12
