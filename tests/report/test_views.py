@@ -31,7 +31,7 @@ def test_predictions_are_the_softmax_in_descending_order(model, photos, views):
 def test_without_a_target_each_photograph_is_asked_for_its_own_top_class(model, photos):
     for view in report.explain(model, photos, methods=["saliency"], tier="none"):
         assert view.explanations[0].target == (view.top[0][0],)
-        assert view.explanations[0].card is None
+        assert view.explanations[0].attached is None
 
 
 def test_a_method_that_does_not_suit_the_network_is_noted(photos, model):

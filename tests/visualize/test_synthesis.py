@@ -210,7 +210,7 @@ def test_a_hundred_renders_leave_no_trace_and_no_tensor(cnn):
         if seed in (9, 99):
             gc.collect()
             alive.append(sum(type(thing) in (Tensor, nn.Parameter) for thing in gc.get_objects()))
-    assert alive[0] == alive[1]
+    assert alive[1] <= alive[0]  # other tests' garbage may have gone meanwhile
     with pytest.raises(BadInput):
         render(cnn, unit("3", 99), size=12)
     assert [module.training for module in cnn.modules()] == modes

@@ -20,8 +20,6 @@ EVERYTHING = [
     name for folder in ("attribute", "visualize", "dissect", "diagnose") for name in list_methods(f"{folder}.*")
 ]
 MAPS = [name for name in EVERYTHING if find_method(name).maps]
-SPEECHLESS = ("excitation_backprop", "contrastive_excitation_backprop", "lrp", "conservation")
-"""Methods that leave it to torch to say that there is no gradient."""
 every_method = pytest.mark.parametrize("name", EVERYTHING)
 every_map = pytest.mark.parametrize("name", MAPS)
 
@@ -123,13 +121,11 @@ def test_every_method_can_be_put_to_a_test_of_truth(name):
 
 
 @pytest.mark.parametrize("name", [n for n in EVERYTHING if n.startswith("attribute.")])
-def test_a_method_runs_without_a_gradient_if_it_says_that_it_needs_none(name, images, request):
+def test_a_method_runs_without_a_gradient_if_it_says_that_it_needs_none(name, images):
     net = Silent(vit()) if find_method(name).needs == "attention" else cnn(cut=True)
     if "gradient" not in taxonomy.describe(name).access:
         assert run(name, net, images) is not None
         return
-    if name.partition(".")[2] in SPEECHLESS:
-        request.applymarker(pytest.mark.xfail(raises=RuntimeError, strict=True, reason="says it in torch's words"))
     with pytest.raises(BadModel):
         run(name, net, images)
 

@@ -25,6 +25,7 @@ from glasshouse.core import (
     unit_maps,
 )
 from glasshouse.core.flow import Operation, flowing
+from glasshouse.core.gradient import connected
 from glasshouse.core.target import logits
 
 PIXELS = ".input"
@@ -129,6 +130,7 @@ def walk(
     if contrasted:
         flow.instead = dict.fromkeys(last_sums(output), contrast)
     place = seen[layer] if units else inputs
+    connected(output)
     (signal,) = torch.autograd.grad(output, place, start, allow_unused=True, materialize_grads=True)
     if contrasted and not flow.used:
         raise NothingMatched(

@@ -26,7 +26,7 @@ from glasshouse.core import (
     select,
 )
 from glasshouse.core.flow import flowing
-from glasshouse.core.gradient import gradient
+from glasshouse.core.gradient import connected, gradient
 from glasshouse.core.lift import checked_images
 from glasshouse.core.target import logits
 
@@ -113,6 +113,7 @@ def propagate(
             f"no convolution or linear layer is called {', '.join(map(repr, sorted(unmet)))}.",
             "Name layers as `glasshouse list layers` shows them.",
         )
+    connected(output)
     (found,) = torch.autograd.grad(output, inputs, given, allow_unused=True, materialize_grads=True)
     sums = given.double().flatten(1).sum(1), found.double().flatten(1).sum(1)
     return found, {"start": sums[0].to(found.dtype), "absorbed": (sums[0] - sums[1]).to(found.dtype)}

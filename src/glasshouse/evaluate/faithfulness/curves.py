@@ -220,7 +220,7 @@ def random_pairs(features: Features, n: int, seed: int) -> list[Keep]:
     if isinstance(features, Segments):  # what a segment draws must not depend on how many other images have
         drawn = torch.rand(total, RANDOM_PAIRS, generator=draws, dtype=torch.float64).T
         for place, row in enumerate(drawn):
-            order = placed(row.expand(n, -1), features, seed)
+            order = ranking(row.expand(n, -1), features, seed)
             own = own_counts(order)
             gone = ((place + 0.5) / RANDOM_PAIRS * own.double()).round().long().clamp(min=1).minimum(own - 1)
             kept += [between(order, gone, own), between(order, torch.zeros_like(own), own - gone)]
