@@ -90,7 +90,8 @@ class Benchmark(Noun):
             lead = tracks["relevant_mass"].value[tracks["relevant_mass"].valid]
         if len(lead) < 2 or not lead.mean() > 3 * lead.std() / len(lead) ** 0.5:
             found.append("not above chance")
-        if "other_class" in tracks and tracks["other_class"].mean >= ALIKE:
+        alike = tracks.get("other_class")
+        if alike is not None and int(alike.valid.sum()) * 2 > len(alike.value) and alike.mean >= ALIKE:
             found.append("class-insensitive")
         return tuple(found)
 
