@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -12,6 +13,7 @@ from glasshouse.core.result import Direction
 from glasshouse.evaluate.agreement import spearman_over
 from glasshouse.evaluate.faithfulness.players import FEWEST_PARTS, part_mass
 from glasshouse.evaluate.localisation.masks import areas, reasons
+from glasshouse.evaluate.localisation.sorting import areas_of, sorted_with
 from glasshouse.evaluate.metric import Result, score_of
 from glasshouse.evaluate.truth.effects import Effects
 from glasshouse.evaluate.truth.games import PartGame
@@ -121,14 +123,9 @@ def hits(maps: Maps, relevant: Bool[Tensor, "n d"]) -> PerImage:
 
 def auc(values: Float[Tensor, "n d"], inside: Bool[Tensor, "n d"]) -> PerImage:
     """Area under the ROC curve: the chance that a pixel inside is above one outside, ties counted half."""
-    ordered, order = values.double().sort(1)
-    ordered = ordered.contiguous()
-    below, upto = torch.searchsorted(ordered, ordered), torch.searchsorted(ordered, ordered, right=True)
-    middle = (below + upto + 1).double() / 2
-    among = inside.gather(1, order)
-    n_in, n_out = inside.sum(1).double(), (~inside).sum(1).double()
-    total = (middle * among).sum(1) - n_in * (n_in + 1) / 2
-    return torch.where(values.isnan().any(1), torch.nan, total / (n_in * n_out)).to(values.dtype)
+    ordered, upto = sorted_with(values, inside)
+    area = areas_of(ordered, F.pad(upto, (1, 0)))[:, 0]
+    return torch.where(values.isnan().any(1), torch.nan, area).to(values.dtype)
 
 
 def cosine(a: Float[Tensor, "n d"], b: Float[Tensor, "n d"]) -> tuple[PerImage, Bool[Tensor, " n"]]:
