@@ -1,5 +1,6 @@
 """Shared fixtures: small networks, images, real weights and photographs, and a torchvision that imports."""
 
+import gc
 import hashlib
 import importlib
 import os
@@ -41,6 +42,12 @@ def import_torchvision() -> ModuleType:
         library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     _KEPT_ALIVE.append(library)
     return importlib.import_module("torchvision")
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Thousands of collected tests are not looked through again whenever a test collects its garbage."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(wrapper=True)

@@ -15,12 +15,12 @@ SCRIPTS = sorted(path.relative_to(EXAMPLES).with_suffix("").as_posix() for path 
 def figures(tmp_path, monkeypatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GLASSHOUSE_FIGURES", str(tmp_path / "figures"))
-    monkeypatch.setenv("GLASSHOUSE_STEPS", "12")  # `make figures` takes its time
-    monkeypatch.setenv("GLASSHOUSE_IMAGES", "24")
+    monkeypatch.setenv("GLASSHOUSE_STEPS", "6")  # `make figures` takes its time
+    monkeypatch.setenv("GLASSHOUSE_IMAGES", "12")
     return tmp_path / "figures"
 
 
-MOST = {"n_samples": 120, "n_masks": 60, "n_steps": 12}
+MOST = {"n_samples": 120, "n_masks": 60, "n_steps": 12, "n_filters": 32}
 """The long loops of examples, cut short: what they show must run, not converge."""
 
 

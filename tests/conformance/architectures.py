@@ -115,6 +115,19 @@ def torchvision_vit() -> nn.Module:
     return model
 
 
+def torchvision_densenet() -> nn.Module:
+    from torchvision.models.densenet import DenseNet
+
+    return DenseNet(growth_rate=8, block_config=(2, 3, 3, 2), num_init_features=16, num_classes=CLASSES)
+
+
+def torchvision_regnet() -> nn.Module:
+    from torchvision.models.regnet import BlockParams, RegNet
+
+    blocks = BlockParams.from_init_params(depth=6, w_0=24, w_a=36, w_m=2.5, group_width=8, se_ratio=0.25)
+    return RegNet(blocks, num_classes=CLASSES, stem_width=16)
+
+
 def torchvision_swin() -> nn.Module:
     from torchvision.models.swin_transformer import SwinTransformer
 
@@ -155,10 +168,10 @@ BUILDERS: dict[str, Callable[[], nn.Module]] = {
     "vgg11": partial(small_head, "vgg11", 25088),
     "squeezenet1_1": partial(torchvision_model, "squeezenet1_1"),
     "resnet18": partial(torchvision_model, "resnet18"),
-    "densenet121": partial(torchvision_model, "densenet121"),
+    "densenet": torchvision_densenet,
     "mobilenet_v2": partial(torchvision_model, "mobilenet_v2"),
     "mobilenet_v3_small": partial(torchvision_model, "mobilenet_v3_small"),
-    "regnet_y_400mf": partial(torchvision_model, "regnet_y_400mf"),
+    "regnet_y": torchvision_regnet,
     "shufflenet_v2_x0_5": partial(torchvision_model, "shufflenet_v2_x0_5"),
     "convnext": torchvision_convnext,
     "vit": torchvision_vit,

@@ -183,7 +183,7 @@ GRIDS = {
     "timm_swin": ("layers.1.blocks.1", "nijk", (8, 8), 0),
     "convnext": ("features.1.0", "nkij", (16, 16), 0),
     "timm_convnext_atto": ("stages.1.blocks.0", "nkij", (8, 8), 0),
-    "densenet121": ("features.denseblock2", "nkij", (8, 8), 0),
+    "densenet": ("features.denseblock2", "nkij", (8, 8), 0),
     "resnet18": ("layer3.1", "nkij", (4, 4), 0),
 }
 
@@ -201,7 +201,7 @@ def test_axes_grid_and_tokens_before_it_are_found(name):
 USUAL = {
     "toy": "5",
     "resnet18": "layer4",
-    "densenet121": "features",
+    "densenet": "features",
     "mobilenet_v2": "features",
     "squeezenet1_1": "classifier.2",
     "vit": "encoder.layers.encoder_layer_0",
@@ -210,7 +210,7 @@ USUAL = {
     "timm_distilled": "blocks.0",
     "convnext": "features",
     "timm_convnext_atto": "stages",
-    "regnet_y_400mf": "trunk_output",
+    "regnet_y": "trunk_output",
     "efficientnet_lite0": "head",
 }
 

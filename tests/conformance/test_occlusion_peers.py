@@ -1,13 +1,29 @@
 """Occlusion by boxes and as a whole beside Captum's, on real architectures."""
 
 import warnings
+from functools import cache
 
 import pytest
+from torch import Tensor
 
 from conformance.architectures import fresh, pictures
 from glasshouse import attribute
 
 captum = pytest.importorskip("captum.attr")
+
+
+@cache
+def by_captum(name: str, size: tuple[int, int], window: tuple[int, int], stride: tuple[int, int]) -> Tensor:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return captum.Occlusion(fresh(name).double()).attribute(
+            pictures(2, size).double(),
+            target=[3, 7],
+            sliding_window_shapes=(3, *window),
+            strides=(3, *stride),
+            baselines=0.5,
+            perturbations_per_eval=16,
+        )
 
 
 @pytest.mark.usefixtures("timm")
@@ -24,16 +40,7 @@ captum = pytest.importorskip("captum.attr")
 )
 def test_captum_gives_the_same(name, size, window, stride, engine):
     net, images = fresh(name).double(), pictures(2, size).double()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        expected = captum.Occlusion(net).attribute(
-            images,
-            target=[3, 7],
-            sliding_window_shapes=(3, *window),
-            strides=(3, *stride),
-            baselines=0.5,
-            perturbations_per_eval=16,
-        )
+    expected = by_captum(name, size, window, stride)
     settings = {"sliding_window_shapes": window, "strides": stride, "baselines": 0.5, "score": "logit"}
     found = attribute.occlusion(net, images, [3, 7], engine=engine, **settings).native
     assert (found - expected[:, :1]).abs().max() < 1e-5 * expected.abs().max()
