@@ -18,7 +18,15 @@ from glasshouse.core import Cost, find_method, list_methods
 from glasshouse.core.trace import plain_attention
 
 SIZE = 32
-METHODS = [name for name in list_methods("attribute.*") if (info := find_method(name)).maps and info.cost]
+
+
+def told(name: str, **settings: Any) -> Cost | None:
+    """What a method declares for one image, under its example and other settings; None where only a model knows."""
+    info = find_method(name)
+    return info.price({**info.defaults, **info.example, **settings}, (2, 3, SIZE, SIZE))
+
+
+METHODS = [name for name in list_methods("attribute.*") if find_method(name).maps and told(name)]
 HEAVY = ("torchvision", "timm", "transformers", "matplotlib", "ray", "fastapi", "sklearn", "scipy.stats")
 NOT_IMPORTED = (*HEAVY, "torch._dynamo", "rich")
 
@@ -110,11 +118,11 @@ def ready(name: str, net: Counted, images: Tensor, **settings: Any) -> tuple[Cal
     def run() -> Any:
         return info.function(net, images, 1, **chosen)
 
-    defaults = {key: value.default for key, value in info.parameters.parameters.items()}
-    assert info.cost is not None, f"{name} declares no cost"
+    cost = told(name, **settings)
+    assert cost is not None, f"{name} declares no cost"
     run()
     net.passes.forward = net.passes.backward = 0
-    return run, info.cost({**defaults, **chosen}, tuple(images.shape))
+    return run, cost
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -123,6 +131,58 @@ def test_a_method_makes_the_passes_that_it_declares(name: str, net: Counted):
     run, cost = ready(name, net, images)
     run()
     assert (net.passes.forward, net.passes.backward) == (cost.forward * len(images), cost.backward * len(images))
+
+
+OTHERWISE = {
+    "channel_attribution": ({}, {"path": "ig", "n_steps": 6}, {"layer": "conv"}),
+    "conservation": ({},),
+    "deep_lift": ({"baselines": torch.zeros(3, 1, 1, 1, 1)},),
+    "expected_gradients": ({"baselines": torch.zeros(5, 3, SIZE, SIZE), "n_samples": 4},),
+    "extremal_perturbation": ({"mode": "dual"}, {"areas": 0.1}),
+    "grad_cam": ({"layer": "stem"},),
+    "integrated_gradients": ({"n_steps": 3, "rule": "midpoint"},),
+    "kernel_shap": ({"feature_mask": "grid", "n_regions": 4}, {"feature_mask": "grid", "n_samples": 60}),
+    "lime": ({"feature_mask": "grid"},),
+    "meaningful_perturbation": ({"game": "preservation", "perturbation": "noise"},),
+    "occlusion": ({"sliding_window_shapes": 8, "strides": 5, "edge": "shift"}, {"engine": "dense"}),
+    "rise": ({"estimator": "centered", "grid": 3},),
+    "score_cam": ({"layer": "stem", "top_k": 3},),
+    "smallest_area": ({"n_rounds": 3},),
+    "smooth": ({"of": "guided_grad_cam"}, {"of": "lrp"}),
+    "spatial_attribution": ({"path": "ig", "n_steps": 6},),
+}
+"""Settings that ask for other passes than the example does; and methods that give no map."""
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        pytest.param(f"attribute.{short}", settings, id=f"{short}-{'-'.join(settings) or 'example'}")
+        for short, several in OTHERWISE.items()
+        for settings in several
+    ],
+)
+def test_what_it_declares_follows_the_settings(name: str, settings: dict[str, Any], net: Counted):
+    run, cost = ready(name, net, photos(2), **settings)
+    run()
+    assert net.passes.forward == pytest.approx(cost.forward * 2, rel=0.2)
+    assert net.passes.backward == pytest.approx(cost.backward * 2, rel=0.2)
+
+
+UNTOLD = {
+    "ablation_cam": {},  # behind a pooled layer none, else one more for each unit
+    "channel_extremal_perturbation": {},  # and one for each unit
+    "integrated_gradients": {"tolerance": 0.1},  # as many as it takes
+    "score_cam": {"top_k": None},  # one for each unit
+    "smooth": {"of": "ablation_cam"},
+}
+"""What nobody can know from the settings and the shape of an image is not declared; that of tokens has no function."""
+
+
+def test_what_only_a_model_knows_is_not_declared():
+    assert all(told(f"attribute.{short}", **settings) is None for short, settings in UNTOLD.items())
+    silent = {name.partition(".")[2] for name in list_methods("attribute.*") if told(name) is None}
+    assert silent == {"ablation_cam", "channel_extremal_perturbation", "token_occlusion"}
 
 
 MORE = {

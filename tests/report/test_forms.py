@@ -2,8 +2,12 @@
 
 import base64
 import hashlib
+import json
 import re
+import shutil
+import subprocess
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +17,7 @@ from glasshouse.evaluate.human.drafting import OPTIONS
 from glasshouse.evaluate.human.scoring import COLUMNS, score_study
 from glasshouse.evaluate.human.simulation import simulatability
 from glasshouse.evaluate.human.studies import AnswerKey, HumanStudy, human_study
+from glasshouse.report import forms
 from glasshouse.report.forms import study_form, write_form
 
 N, SIZE = 8, (10, 14)
@@ -159,6 +164,68 @@ def test_what_the_page_saves_is_what_the_scorer_reads(kind, studies, tmp_path):
     html = draw(score)
     assert "ann" in html
     assert ("d′" in html) == (kind == "bias")
+
+
+STAGE = """
+const input = (card, what, value) => ({name: `${what}-${card.id}`, value, checked: false, on: {},
+  addEventListener(kind, run) { this.on[kind] = run; },
+  focus() { told.focused.push(this.name); card.on.focusin(); }});
+const told = {focused: []};
+const card = (id) => {
+  const made = {id, on: {}, classList: {toggle() {}}, scrollIntoView() {}};
+  made.inputs = ["answer", "sure"].flatMap((what) => ["1", "2", "A", "B"].map((value) => input(made, what, value)));
+  made.addEventListener = (kind, run) => { made.on[kind] = run; };
+  made.querySelector = (query) => query.endsWith(":checked")
+    ? made.inputs.find((one) => query.includes(`"${one.name}"`) && one.checked) : made.inputs[0];
+  return made;
+};
+const thing = () => ({dataset: {study: "s1"}, value: "", on: {}, scrollIntoView() {}, querySelector: () => thing(),
+  addEventListener(kind, run) { this.on[kind] = run; }, focus() { told.focused.push("name"); }});
+const cards = ["t1", "t2", "t3"].map(card), known = {};
+const document = {
+  querySelectorAll: (query) => query === ".trial" ? cards
+    : query.includes(":checked") ? cards.flatMap((one) => one.inputs.filter((each) => each.checked))
+    : query.includes("input") ? [...cards.flatMap((one) => one.inputs), document.getElementById("participant")] : [],
+  getElementById: (id) => known[id] ??= thing(),
+  createElement: () => ({click() { told.file = this.download; }}),
+};
+const sessionStorage = {getItem: () => null, setItem() {}};
+const addEventListener = () => {};
+class Blob { constructor(parts) { told.text = parts.join(""); } }
+URL.createObjectURL = () => "blob:";
+"""
+ACTS = """
+const press = (id) => known[id].on.click();
+press("next"); press("next"); press("next"); press("next");
+press("save");
+told.nameless = told.file;
+const choose = (one) => { one.checked = true; one.on.change(); };
+choose(cards[0].inputs[2]); choose(cards[1].inputs[3]); choose(cards[1].inputs[5]);
+press("next");
+known.participant.value = ' =Ünal, "x" ';
+press("save");
+told.said = known.told.textContent;
+console.log(JSON.stringify(told));
+"""
+
+
+@pytest.mark.skipif(not shutil.which("node"), reason="node is not installed")
+def test_the_script_walks_through_open_questions_and_writes_what_the_scorer_reads(tmp_path):
+    script = (Path(forms.__file__).parent / "form.js").read_text(encoding="utf-8")
+    done = subprocess.run(["node", "-e", STAGE + script + ACTS], capture_output=True, text=True, check=True)
+    told = json.loads(done.stdout)
+    walk = ["answer-t1", "answer-t2", "answer-t3", "answer-t1"]  # one left open does not hold anybody up
+    assert told["focused"] == [*walk, "answer-t3"]
+    assert re.fullmatch(r"answers-s1-p[0-9a-f]{8}\.csv", told["nameless"])  # no spreadsheet takes it for a number
+    assert told["file"] == "answers-s1-Ünal_x.csv"
+    assert told["said"].endswith("1 question is still open.")
+    path = tmp_path / "answers.csv"
+    path.write_text(told["text"], encoding="utf-8", newline="")
+    score = score_study(AnswerKey("s1", "distinction", {"t1": "A", "t2": "A", "t3": "A"}), path)
+    assert [(one.name, one.n_right, one.n_answered, one.n_missing) for one in score.participants] == [
+        ("Ünal x", 1, 2, 1)
+    ]
+    assert score.confidence_wrong == 2.0
 
 
 def test_a_gain_is_shown_with_its_interval(pixels, parsed):

@@ -34,11 +34,11 @@ def averaged(of: str | Callable[..., Explanation]) -> Info:
     return find_method(of.__name__, "attribute")
 
 
-def passes(settings: Mapping[str, Any], shape: Sequence[int]) -> Cost:
-    """Of an average: those of the method itself, once per sample."""
+def passes(settings: Mapping[str, Any], shape: Sequence[int]) -> Cost | None:
+    """Of an average: those of the method itself, once per sample; None where it does not tell its own."""
     info, n = averaged(settings["of"]), settings["n_samples"]
-    once = info.price(info.defaults, shape) or Cost(1, 1)
-    return Cost(n * once.forward, n * once.backward)
+    once = info.price(info.defaults, shape)
+    return once and Cost(n * once.forward, n * once.backward)
 
 
 def reduction(settings: Mapping[str, Any]) -> Reduction:

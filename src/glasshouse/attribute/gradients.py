@@ -50,9 +50,12 @@ def input_x_gradient(model: nn.Module, inputs: Images, target: Target = None, *,
 Rule = Literal["gausslegendre", "midpoint", "riemann_right"]
 
 
-def passes(settings: Mapping[str, Any], shape: Sequence[int]) -> Cost:
-    """Of integrated gradients: a forward and a backward pass per step, and the scores at both ends of the path."""
-    return Cost(settings["n_steps"] + 2, settings["n_steps"])
+def passes(settings: Mapping[str, Any], shape: Sequence[int]) -> Cost | None:
+    """Of integrated gradients: a forward and a backward pass per step, and the scores at both ends of the path.
+
+    None where a `tolerance` decides how many steps there are.
+    """
+    return Cost(settings["n_steps"] + 2, settings["n_steps"]) if settings["tolerance"] is None else None
 
 
 @method(

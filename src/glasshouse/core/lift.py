@@ -89,6 +89,7 @@ def method(
     paper: str = ...,
     example: Mapping[str, Any] | None = ...,
     needs: Need = ...,
+    place: object = ...,
 ) -> Callable[[Raw[P]], Lifted[P]]: ...
 def method(
     raw: Any = None,
@@ -101,6 +102,7 @@ def method(
     paper: str = "",
     example: Mapping[str, Any] | None = None,
     needs: Need = "",
+    place: object = None,
 ) -> Any:
     """Make an attribution method of a function `(model, inputs, target, *, …) -> values`.
 
@@ -137,6 +139,7 @@ def method(
             reduction,
             maps=True,
             needs=needs,
+            place=place,
         )
         register(info)
         return lifted

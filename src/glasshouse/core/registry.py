@@ -65,6 +65,8 @@ class Info:
         reduction: how an attribution method's channels become one value per pixel.
         maps: whether it gives an `Explanation`, one map for each image.
         needs: what a network must have for it.
+        place: where it stands in `evaluate.taxonomy`, as a `MethodSpec`, of a metric a `MetricSpec`. Other packages
+            say it here; None leaves it to the tables of this one.
     """
 
     name: str
@@ -78,6 +80,7 @@ class Info:
     reduction: Reduction | ReductionOf = "sum"
     maps: bool = False
     needs: Need = ""
+    place: object = None
 
     @property
     def folder(self) -> str:
@@ -97,8 +100,12 @@ class Info:
         return signature(self.function)
 
     def price(self, settings: Mapping[str, Any], shape: Sequence[int]) -> Cost | None:
-        """What one image costs under these settings; None where nobody can tell beforehand."""
-        return self.cost(settings, shape) if self.cost else None
+        """What one image costs under these settings; None where nobody can tell beforehand.
+
+        A baseline that asks about every image but the clean one several times says how often in `passes`.
+        """
+        cost, times = self.cost(settings, shape) if self.cost else None, getattr(settings.get("baseline"), "passes", 1)
+        return cost if cost is None or times == 1 else Cost(1 + times * (cost.forward - 1), cost.backward)
 
     @property
     def defaults(self) -> dict[str, Any]:
@@ -129,6 +136,9 @@ def list_methods(pattern: str = "*") -> list[str]:
 
 def find_method(name: str, folder: str = "*") -> Info:
     """A registered method by full or short name; an unknown one raises with the nearest names."""
+    load_plugins()
+    if name in _registry and folder in ("*", _registry[name].folder):
+        return _registry[name]
     names = list_methods(f"{folder}.*" if folder != "*" else "*")
     for full in names:
         if name in (full, full.rpartition(".")[2]):
@@ -153,6 +163,7 @@ def registered(
     paper: str = "",
     warning: str = "",
     example: Mapping[str, Any] | None = None,
+    place: object = None,
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Decorator that puts a function of another kind than attribution into the registry, unchanged."""
 
@@ -165,6 +176,7 @@ def registered(
                 paper=paper,
                 warning=warning,
                 example=example or {},
+                place=place,
             )
         )
         return function

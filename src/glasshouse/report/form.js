@@ -5,8 +5,8 @@
   const shelf = `glasshouse-${study}`;
   const given = (card, what) => card.querySelector(`input[name="${what}-${card.id}"]:checked`)?.value ?? "";
   const open = (card) => !given(card, "answer");
-  const token = [...crypto.getRandomValues(new Uint8Array(4))].map((part) => part.toString(16).padStart(2, "0")).join("");
-  let state = { token, name: "", chosen: {} }, unsaved = false;
+  const token = "p" + [...crypto.getRandomValues(new Uint8Array(4))].map((part) => part.toString(16).padStart(2, "0")).join("");
+  let state = { token, name: "", chosen: {} }, unsaved = false, here = -1;
   try { state = { ...state, ...JSON.parse(sessionStorage.getItem(shelf) ?? "{}") }; } catch { /* nothing is kept */ }
   for (const [group, value] of Object.entries(state.chosen)) {
     const input = document.querySelector(`input[name="${CSS.escape(group)}"][value="${CSS.escape(value)}"]`);
@@ -28,8 +28,9 @@
     show();
   };
   for (const input of document.querySelectorAll(".trial input, #participant")) input.addEventListener("change", keep);
+  // the button has the focus itself when it is pressed, so the question that had it before is kept
+  cards.forEach((card, place) => card.addEventListener("focusin", () => { here = place; }));
   document.getElementById("next").addEventListener("click", () => {
-    const here = cards.findIndex((card) => card.contains(document.activeElement));
     const later = [...cards.slice(here + 1), ...cards.slice(0, here + 1)].find(open);
     const goal = later ?? document.getElementById("finish");
     goal.scrollIntoView();
@@ -38,13 +39,15 @@
   const table = (who) => ["study,participant,trial,answer,confidence", ...cards.map((card) =>
     [study, who, card.id, given(card, "answer"), given(card, "sure")].join(","))].join("\r\n") + "\r\n";
   document.getElementById("save").addEventListener("click", () => {
-    const who = name.value.normalize().replace(/[^\p{L}\p{N} ._-]/gu, "").replace(/^[-\s]+|\s+$/g, "") || state.token;
+    const who = name.value.normalize().replace(/[^\p{L}\p{M}\p{N} ._-]/gu, "").replace(/^[-\s]+|\s+$/g, "") || state.token;
     const link = document.createElement("a");
     link.href = URL.createObjectURL(new Blob([table(who)], { type: "text/csv" }));
     link.download = `answers-${study}-${who.replace(/[ .]+/g, "_")}.csv`;
     link.click();
     unsaved = false;
-    document.getElementById("told").textContent = `Saved as ${link.download}. Please send this file back.`;
+    const left = cards.filter(open).length;
+    document.getElementById("told").textContent = `Saved as ${link.download}. Please send this file back.` +
+      (left ? ` ${left} ${left === 1 ? "question is" : "questions are"} still open.` : "");
   });
   addEventListener("beforeunload", (event) => { if (unsaved) event.preventDefault(); });
   show();

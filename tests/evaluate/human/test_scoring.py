@@ -58,6 +58,8 @@ def test_d_prime_is_the_difference_of_normal_places_with_half_an_answer_added(tm
     hit, alarm = stats.norm.ppf(8.5 / 11), stats.norm.ppf(3.5 / 11)
     assert score.d_prime == pytest.approx(hit - alarm)
     assert score.criterion == pytest.approx(-(hit + alarm) / 2)
+    slopes = [(rate * (1 - rate), stats.norm.pdf(stats.norm.ppf(rate))) for rate in (8.5 / 11, 3.5 / 11)]
+    assert score.d_prime_stderr == pytest.approx(math.sqrt(sum(v / (10 * slope**2) for v, slope in slopes)))
     assert score.accuracy == pytest.approx(15 / 20)
     assert score.participants[0].d_prime == score.d_prime
 
@@ -120,12 +122,47 @@ def test_a_file_saved_twice_counts_once_and_a_later_answer_fills_a_gap(tmp_path)
         score_study(DISTINCTION, [first, file(tmp_path / "c.csv", ["s2,1,t1,C,1"])])
 
 
-def test_a_spreadsheet_may_have_saved_the_file_again(tmp_path):
+def test_a_confidence_that_was_added_later_is_taken_and_another_one_refused(tmp_path):
+    first = file(tmp_path / "a.csv", ["s2,1,t1,A,", "s2,1,t2,,3"])
+    second = file(tmp_path / "b.csv", ["s2,1,t1,A,4", "s2,1,t2,A,"])
+    for order in ([first, second], [second, first]):
+        score = score_study(DISTINCTION, order)
+        assert (score.n_answered, score.confidence_right, score.confidence_wrong) == (2, 4.0, 3.0)
+    with pytest.raises(BadInput, match=r"another confidence of '1' to t1 than before: 2 and 4"):
+        score_study(DISTINCTION, [second, file(tmp_path / "c.csv", ["s2,1,t1,A,2"])])
+
+
+def test_one_file_may_hold_many_people_and_a_row_twice_but_no_two_answers(tmp_path):
+    rows = ["s2,ann,t1,A,1", "s2,bob,t1,B,", "s2,ann,t1,A,1"]
+    score = score_study(DISTINCTION, file(tmp_path / "a.csv", rows))
+    assert [(p.name, p.n_right, p.n_answered, p.n_missing) for p in score.participants] == [
+        ("ann", 1, 1, 3),
+        ("bob", 0, 1, 3),
+    ]
+    with pytest.raises(BadInput, match=r"another answer of 'ann' to t1 than before: C and A"):
+        score_study(DISTINCTION, file(tmp_path / "b.csv", [*rows, "s2,ann,t1,C,1"]))
+
+
+@pytest.mark.parametrize("mark", [",", ";", "\t"])
+def test_a_spreadsheet_may_have_saved_the_file_again(tmp_path, mark):
     path = tmp_path / "a.csv"
-    text = "\r\n".join([HEAD, "s2,Ünal,t1,A,1", ""]).replace(",", ";")
-    path.write_bytes(b"\xef\xbb\xbf" + text.encode())
+    lines = [
+        "Trial, answer ,CONFIDENCE,study,participant,note",  # other columns, in another order
+        't1,A,1,s2,"Ünal"',
+        "",
+        ",,,,,",
+        " , , , , , ",
+        "t2, B,,s2,Ünal,late",
+    ]
+    path.write_bytes(b"\xef\xbb\xbf" + "\r\n".join(lines).replace(",", mark).encode())
     score = score_study(DISTINCTION, path)
-    assert (score.participants[0].name, score.n_answered) == ("Ünal", 1)
+    assert (score.participants[0].name, score.n_answered, score.accuracy) == ("Ünal", 2, 1.0)
+
+
+def test_the_line_of_a_bad_row_is_that_of_the_file(tmp_path):
+    path = file(tmp_path / "a.csv", ["s2,1,t1,A,1", "", 's2,"two', 'lines",t1,B,1', "s2,1,t2,Z,1"])
+    with pytest.raises(BadInput, match=r"line 6: answer 'Z'"):
+        score_study(DISTINCTION, path)
 
 
 @pytest.mark.parametrize(
@@ -146,8 +183,18 @@ def test_a_row_that_does_not_belong_is_named(tmp_path, row, words):
 def test_what_is_no_file_of_answers_is_refused(tmp_path):
     with pytest.raises(BadInput, match=r"no column 'study'"):
         score_study(DISTINCTION, file(tmp_path / "a.csv", [], head="a,b"))
+    with pytest.raises(BadInput, match=r"2 columns 'answer'"):
+        score_study(
+            DISTINCTION, file(tmp_path / "a.csv", ["s2,1,t1,A,B,1"], head=HEAD.replace("answer", "answer,answer"))
+        )
+    with pytest.raises(BadInput, match=r"no column 'study'"):
+        score_study(DISTINCTION, file(tmp_path / "a.csv", [], head=""))
     with pytest.raises(BadInput, match=r"cannot read"):
         score_study(DISTINCTION, tmp_path / "nowhere.csv")
+    for bad in (f"{HEAD}\ns2,Ünal,t1,A,1".encode("cp1252"), HEAD.encode("utf-16"), f"{HEAD}\n{'x' * 200_000}".encode()):
+        (tmp_path / "a.csv").write_bytes(bad)
+        with pytest.raises(BadInput, match=r"cannot read .*save as CSV in UTF-8"):
+            score_study(DISTINCTION, tmp_path / "a.csv")
     with pytest.raises(BadInput, match=r"no files"):
         score_study(DISTINCTION, [])
 

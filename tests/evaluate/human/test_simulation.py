@@ -9,7 +9,8 @@ from glasshouse.core import BadInput
 from glasshouse.evaluate.human.simulation import Simulatability, checked, interval, simulatability, simulated_students
 from glasshouse.evaluate.human.students import knn, logistic, scattered, seen, standardised, taught, told
 
-H, W = 24, 32  # 7 x 9 cells do not divide it
+H, W = 24, 32
+GRID = (7, 9)  # does not divide it
 
 
 def looked_at(images: Tensor) -> Tensor:
@@ -38,12 +39,12 @@ def true_maps() -> Tensor:
 @pytest.mark.parametrize("student", ["knn", "logistic"])
 def test_true_maps_help_and_random_maps_do_not(lesson, true_maps, student):
     images, answers, test, truth = lesson
-    right = simulatability(images, true_maps, answers, test, truth, student=student, n_random=3)
+    right = simulatability(images, true_maps, answers, test, truth, student=student, n_random=3, grid=GRID)
     assert right.interval[0] > 0.15
     assert right.interval_over_random[0] > 0.15
     assert right.random_interval[0] <= 0.0
     noise = torch.rand(80, H, W, generator=torch.Generator().manual_seed(5))
-    wrong = simulatability(images, noise, answers, test, truth, student=student, n_random=3)
+    wrong = simulatability(images, noise, answers, test, truth, student=student, n_random=3, grid=GRID)
     assert wrong.interval[0] <= 0.0
     assert abs(wrong.gain_over_random) < right.gain_over_random / 4
     assert right.accuracy[1] == wrong.accuracy[1]
@@ -66,6 +67,17 @@ def test_size_counts_and_neither_sign_nor_scale(lesson, true_maps):
     assert first.with_maps.equal(second.with_maps)
 
 
+@pytest.mark.parametrize("student", ["knn", "logistic"])
+def test_each_lesson_keeps_its_map_in_whatever_order_lessons_come(lesson, student):
+    images, answers, test, truth = lesson
+    maps = torch.rand(80, H, W, generator=torch.Generator().manual_seed(5)) ** 8  # another one for each
+    turned = torch.arange(79, -1, -1)
+    first = simulatability(images, maps, answers, test, truth, student=student, n_random=1)
+    second = simulatability(images[turned], maps[turned], answers[turned], test, truth, student=student, n_random=1)
+    assert first.with_maps.equal(second.with_maps)
+    assert not first.with_maps.equal(first.without)
+
+
 def test_the_figures_are_means_of_what_is_kept_per_image(lesson, true_maps):
     images, answers, test, truth = lesson
     score = simulatability(images, true_maps, answers, test, truth)
@@ -83,25 +95,26 @@ def test_a_test_image_is_judged_the_same_alone_and_the_seed_fixes_the_rest(lesso
     images, answers, test, truth = lesson
     before = torch.random.get_rng_state()
     for student in ("knn", "logistic"):
-        whole = simulatability(images, true_maps, answers, test, truth, student=student, seed=3)
-        again = simulatability(images, true_maps, answers, test, truth, student=student, seed=3)
+        whole = simulatability(images, true_maps, answers, test, truth, student=student, n_random=1, seed=3)
+        again = simulatability(images, true_maps, answers, test, truth, student=student, n_random=1, seed=3)
         assert whole.to_dict() == again.to_dict()
-        alone = simulatability(images, true_maps, answers, test[7:8], truth[7:8], student=student, seed=3)
+        alone = simulatability(images, true_maps, answers, test[7:8], truth[7:8], student=student, n_random=1, seed=3)
         assert alone.with_maps[0] == whole.with_maps[7]
         assert alone.random[0] == whole.random[7]
     assert before.equal(torch.random.get_rng_state())
     with torch.inference_mode():
-        inside = simulatability(images, true_maps, answers, test, truth, student="logistic", seed=3)
+        inside = simulatability(images, true_maps, answers, test, truth, student="logistic", n_random=1, seed=3)
     assert inside.gain == whole.gain
 
 
 def test_knn_is_the_vote_of_the_nearest_by_a_slow_loop():
     source = torch.Generator().manual_seed(0)
     train = torch.randn(15, 2, 4, generator=source, dtype=torch.float64)
-    test = torch.randn(9, 2, 4, generator=source, dtype=torch.float64)
+    test = torch.randn(60, 2, 4, generator=source, dtype=torch.float64)
     weights = torch.rand(15, 4, generator=source, dtype=torch.float64)
     labels = torch.randint(3, (15,), generator=source)
     said = knn(train, weights, labels, test, 4)
+    ties = 0
     for x, answer in zip(test, said.tolist(), strict=True):
         distances = []
         for i in range(15):
@@ -110,7 +123,9 @@ def test_knn_is_the_vote_of_the_nearest_by_a_slow_loop():
         nearest = [label for _, label in sorted(distances)[:4]]
         most = max(nearest.count(label) for label in set(nearest))
         winners = [label for label in set(nearest) if nearest.count(label) == most]
+        ties += len(winners) > 1
         assert answer == next(label for label in nearest if label in winners)
+    assert ties > 5
 
 
 def test_plain_students_are_those_of_scikit_learn(lesson):

@@ -12,7 +12,7 @@ import glasshouse
 from glasshouse.core import BadInput, Cost, Explanation, Images, NotFound, Noun, Target, method, registered, select
 from glasshouse.core import registry as core
 from glasshouse.evaluate import taxonomy
-from glasshouse.evaluate.taxonomy import MethodSpec, MetricSpec, entries
+from glasshouse.evaluate.taxonomy import MethodSpec, MetricSpec
 
 glasshouse.list_methods()  # fills the registry
 PAGE = Path(__file__).parents[3] / "docs" / "evaluate" / "taxonomy.md"
@@ -20,10 +20,8 @@ PAGE = Path(__file__).parents[3] / "docs" / "evaluate" / "taxonomy.md"
 
 @pytest.fixture
 def spare(monkeypatch):
-    """Registries that may be added to."""
+    """A registry that may be added to."""
     monkeypatch.setattr(core, "_registry", dict(core._registry))
-    monkeypatch.setattr(entries, "_methods", dict(entries._methods))
-    monkeypatch.setattr(entries, "_metrics", dict(entries._metrics))
 
 
 def test_what_explains_a_model_of_which_only_outputs_are_to_be_had():
@@ -52,6 +50,12 @@ def test_more_access_and_more_time_never_find_less():
     for less, more in (({"forward"}, {"forward", "gradient"}), (set(), {"weights"})):
         assert set(taxonomy.find(access=less)) <= set(taxonomy.find(access=more))
     assert set(taxonomy.find(max_cost=2)) < set(taxonomy.find(max_cost=200)) < set(taxonomy.find(max_cost=1e9))
+
+
+def test_passes_there_and_back_both_count():
+    assert "attribute.cam" in taxonomy.find(max_cost=1)
+    assert "attribute.grad_cam" in set(taxonomy.find(max_cost=2)) - set(taxonomy.find(max_cost=1))
+    assert "attribute.ablation_cam" not in taxonomy.find(max_cost=1e9)  # as many as the layer has units
 
 
 def test_the_cost_of_a_method_is_that_of_its_defaults():
@@ -104,40 +108,68 @@ def test_entries_cannot_be_changed_by_accident():
         taxonomy.describe("grad_cam").spec.family = "processing.rule_extraction"
 
 
-def test_an_attribution_method_of_a_plug_in_has_a_place_at_once(spare):
-    @method(cost=lambda settings, shape: Cost(1, 1))
+def brighten(place: MethodSpec | None) -> None:
+    """Register an attribution method, as another package does."""
+
+    @method(cost=lambda settings, shape: Cost(1, 1), place=place)
     def brightness(model: nn.Module, inputs: Images, target: Target = None, *, layer: str | None = None) -> Images:
         """How bright each pixel is."""
         select(model(inputs), target)
         return inputs
 
+
+def test_an_attribution_method_of_a_plug_in_has_a_place_at_once(spare):
+    brighten(None)
     found = taxonomy.describe("brightness")
     assert (found.spec.family, found.spec.form, found.question) == ("processing.salience", "heatmap", "why_output")
     assert found.access == {"forward", "gradient", "activations"}
     assert "srg" in {each.metric for each in taxonomy.evaluations("brightness")}
     assert "attribute.brightness" in taxonomy.find("processing.salience")
-    taxonomy.add_method_spec("attribute.brightness", MethodSpec("producing.generated", "heatmap", "pixel"))
-    assert taxonomy.describe("brightness").spec.family == "producing.generated"
+
+
+def test_a_plug_in_may_say_where_its_attribution_method_stands(spare):
+    brighten(MethodSpec("producing.generated", "heatmap", "pixel", access=frozenset({"forward"})))
+    found = taxonomy.describe("brightness")
+    assert (found.spec.family, found.access) == ("producing.generated", {"forward"})
     assert taxonomy.evaluations("brightness") == ()
+    assert taxonomy.find("producing.generated", access={"forward"}) == ("attribute.brightness",)
 
 
 def test_another_method_of_a_plug_in_must_say_where_it_stands(spare):
-    @registered("dissect")
     def weigh(model: nn.Module) -> float:
         """How heavy a network is."""
         return 0.0
 
-    with pytest.raises(NotFound, match="add_method_spec"):
+    registered("dissect")(weigh)
+    with pytest.raises(NotFound, match=r"place=taxonomy.MethodSpec"):
         taxonomy.describe("weigh")
     assert "dissect.weigh" not in taxonomy.find()
-    taxonomy.add_method_spec("dissect.weigh", MethodSpec("ext.circuit", "score", "layer"))
-    taxonomy.add_metric_spec(
-        "heaviness",
-        MetricSpec("how heavy?", "E1", "inside", "down", applies_to=frozenset({"score"}), families=("ext.*",)),
-    )
+    registered("dissect", place="ext.circuit")(weigh)
+    with pytest.raises(NotFound, match=r"place=taxonomy.MethodSpec"):
+        taxonomy.describe("weigh")
+    assert "dissect.units" in taxonomy.find()  # a plug-in's mistake takes nothing else with it
+    registered("dissect", place=MethodSpec("ext.circuit", "score", "layer"))(weigh)
     assert taxonomy.find("ext.circuit", form="score") == ("dissect.weigh",)
-    assert [each.metric for each in taxonomy.evaluations("weigh")] == ["heaviness"]
     assert (taxonomy.describe("weigh").scope, taxonomy.describe("weigh").cost_in_words) == ("model", "?")
+
+
+def test_a_metric_of_a_plug_in_says_what_it_asks_where_it_is_registered(spare):
+    spec = MetricSpec("how red is it?", "E1", "inside", "down", families=("processing.salience",))
+
+    @registered("evaluate", place=spec)
+    def redness(model: nn.Module, inputs: Images, explanation: Explanation) -> None:
+        """How red a map is."""
+
+    assert taxonomy.metric_spec("evaluate.redness") == taxonomy.metric_spec("redness") == spec
+    assert "redness" in taxonomy.metric_names()
+    (found,) = [each for each in taxonomy.evaluations("grad_cam") if each.metric == "redness"]
+    assert found == ("redness", "E1", "down", frozenset(), "evaluate.redness")
+    assert set(taxonomy.methods_for("redness")) == set(taxonomy.find("processing.salience", form="heatmap")) | set(
+        taxonomy.find("processing.salience", form="mask")
+    )
+    told = taxonomy.to_dict()
+    assert told["metrics"][-1]["name"] == "redness"
+    assert "redness" not in taxonomy.metric_table()  # the page is of this package
 
 
 def test_everything_goes_into_json():

@@ -51,7 +51,7 @@ def agreement_drafts(
 
 
 def distinction_drafts(given: Sequence[Explanation], n_trials: int | None, draws: torch.Generator) -> list[Draft]:
-    """The predicted class's map at each of the four places equally often, the others shuffled."""
+    """The predicted class's map at each of the four places equally often, or once more; the others shuffled."""
     n, letters = len(given[0]), OPTIONS["distinction"]
     for row in range(n):
         classes = [e.target[row] for e in given]
@@ -60,7 +60,8 @@ def distinction_drafts(given: Sequence[Explanation], n_trials: int | None, draws
     count = n if n_trials is None else n_trials
     if count > n:
         raise BadInput(f"n_trials {count} is more than the {n} images.")
-    places = (torch.arange(count) % 4)[torch.randperm(count, generator=draws)].tolist()
+    odd = torch.randperm(4, generator=draws)  # where trials are no multiple of four, any place may be the one more
+    places = odd[torch.arange(count) % 4][torch.randperm(count, generator=draws)].tolist()
     drafts: list[Draft] = []
     for row, place in zip(torch.randperm(n, generator=draws)[:count].tolist(), places, strict=True):
         order = [1 + other for other in torch.randperm(3, generator=draws).tolist()]

@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import NormalDist
+from statistics import NormalDist, stdev
 from typing import Any, NamedTuple
 
 from glasshouse.core import BadInput, Noun
@@ -122,28 +122,34 @@ def score_study(
 
     Args:
         key: the key, or the JSON file that it was written to.
-        csv_files: one or more; what is missing in them is counted. The same answer in two files counts once.
+        csv_files: one or more; what is missing in them is counted. The same answer in two files counts once, and one
+            file fills what another left open. Commas, semicolons or tabs stand between columns, in any order.
     """
     key = key if isinstance(key, AnswerKey) else AnswerKey.read(key)
     paths = [csv_files] if isinstance(csv_files, str | os.PathLike) else list(csv_files)
     if not paths:
         raise BadInput("no files with answers.", "Pass the CSV files that participants saved.")
-    replies, known = list[Reply](), dict[tuple[str, str], Reply]()
-    people = dict[str, None]()
+    known, people = dict[tuple[str, str], Reply](), dict[str, None]()
     for path in paths:
         for reply in read_answers(Path(path), key):
             people[reply.participant] = None
-            before = known.get((reply.participant, reply.trial))
-            if before is not None and before != reply and before.answer and reply.answer:
-                raise BadInput(
-                    f"'{path}' has another answer of '{reply.participant}' to {reply.trial} than before: "
-                    f"{reply.answer} and {before.answer}.",
-                    "Keep one file per participant, and one name each.",
-                )
-            if before is None or reply.answer:
-                known[reply.participant, reply.trial] = reply
+            place = reply.participant, reply.trial
+            known[place] = agreed(known[place], reply, path) if place in known else reply
     replies = [reply for reply in known.values() if reply.answer]
     return summary(key, replies, list(people))
+
+
+def agreed(before: Reply, reply: Reply, path: str | os.PathLike[str]) -> Reply:
+    """Both of two rows about one trial, if neither contradicts the other: what one left open the other fills."""
+    for what in ("answer", "confidence"):
+        first, second = getattr(before, what), getattr(reply, what)
+        if first and second and first != second:
+            raise BadInput(
+                f"'{path}' has another {what} of '{reply.participant}' to {reply.trial} than before: {second} and "
+                f"{first}.",
+                "Keep one file per participant, and one name each.",
+            )
+    return before._replace(answer=before.answer or reply.answer, confidence=before.confidence or reply.confidence)
 
 
 def summary(key: AnswerKey, replies: Sequence[Reply], people: Sequence[str]) -> HumanScore:
@@ -172,7 +178,7 @@ def summary(key: AnswerKey, replies: Sequence[Reply], people: Sequence[str]) -> 
         binomial_interval(k, n),
         chance,
         binomial_tail(k, n, chance),
-        spread(means) / math.sqrt(len(means)) if len(means) > 1 else math.nan,
+        stdev(means) / math.sqrt(len(means)) if len(means) > 1 else math.nan,
         mean(sides[True]),
         mean(sides[False]),
         *sense,
@@ -250,29 +256,30 @@ def mean(values: Sequence[float | int]) -> float:
     return math.fsum(values) / len(values) if values else math.nan
 
 
-def spread(values: Sequence[float]) -> float:
-    """Standard deviation of two or more values."""
-    middle = mean(values)
-    return math.sqrt(math.fsum((value - middle) ** 2 for value in values) / (len(values) - 1))
-
-
 def read_answers(path: Path, key: AnswerKey) -> list[Reply]:
-    """The rows of one file, each checked. A spreadsheet may have written it again, with semicolons."""
+    """The rows of one file, each checked. A spreadsheet may have written it again, with semicolons or tabs."""
     try:
         text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"cannot read '{path}' as a file of answers: {error}.") from error
-    first = text.partition("\n")[0]
-    table = csv.DictReader(io.StringIO(text, newline=""), delimiter=";" if first.count(";") > first.count(",") else ",")
-    missing = [name for name in COLUMNS if name not in (table.fieldnames or ())]
-    if missing:
-        raise BadInput(f"'{path}' has no column '{missing[0]}'.", f"It needs {', '.join(COLUMNS)}.")
-    return [checked(row, path, number, key) for number, row in enumerate(table, 2) if any(row.values())]
+        head = text.partition("\n")[0]
+        table = csv.DictReader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=head.count), restval="")
+        table.fieldnames = [name.strip().lower() for name in table.fieldnames or ()]
+        rows = [(table.line_num, row) for row in table]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise BadInput(
+            f"cannot read '{path}' as a file of answers: {error}.",
+            "Take the file as the form saved it; from a spreadsheet, save as CSV in UTF-8.",
+        ) from error
+    for name in COLUMNS:
+        if (found := table.fieldnames.count(name)) != 1:
+            seen = "no column" if not found else f"{found} columns"
+            raise BadInput(f"'{path}' has {seen} '{name}'.", f"It needs one each of {', '.join(COLUMNS)}.")
+    named = [(line, {column: row[column].strip() for column in COLUMNS}) for line, row in rows]
+    return [checked(row, path, line, key) for line, row in named if any(row.values())]
 
 
-def checked(row: Mapping[str, str | None], path: Path, line: int, key: AnswerKey) -> Reply:
+def checked(row: Mapping[str, str], path: Path, line: int, key: AnswerKey) -> Reply:
     """One row as an answer, or an error that says where it is wrong."""
-    study, name, trial, answer, sure = ((row.get(column) or "").strip() for column in COLUMNS)
+    study, name, trial, answer, sure = (row[column] for column in COLUMNS)
     where = f"'{path}', line {line}"
     if study != key.study:
         raise BadInput(

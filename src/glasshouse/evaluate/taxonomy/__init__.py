@@ -17,8 +17,6 @@ from glasshouse.evaluate.taxonomy.asking import methods_for as methods_for
 from glasshouse.evaluate.taxonomy.describing import Described as Described
 from glasshouse.evaluate.taxonomy.describing import describe as describe
 from glasshouse.evaluate.taxonomy.describing import size as size
-from glasshouse.evaluate.taxonomy.entries import add_method_spec as add_method_spec
-from glasshouse.evaluate.taxonomy.entries import add_metric_spec as add_metric_spec
 from glasshouse.evaluate.taxonomy.entries import metric_names as metric_names
 from glasshouse.evaluate.taxonomy.entries import metric_spec as metric_spec
 from glasshouse.evaluate.taxonomy.showing import metric_dict as metric_dict

@@ -8,7 +8,7 @@ from glasshouse import evaluate
 from glasshouse.core import find_method, list_methods
 from glasshouse.core.result import Direction
 from glasshouse.evaluate.taxonomy.describing import Described, describe
-from glasshouse.evaluate.taxonomy.entries import has_spec, method_spec, metric_names, metric_spec
+from glasshouse.evaluate.taxonomy.entries import method_spec, metric_spec, metric_specs
 from glasshouse.evaluate.taxonomy.specs import Access, Architecture, Asks, Form, Kind, MetricSpec, Requirement, Scope
 
 
@@ -25,8 +25,8 @@ class Evaluation(NamedTuple):
 def all_described() -> tuple[Described, ...]:
     """Every registered method that has a place in the taxonomy, in order of name."""
     infos = [find_method(name) for name in list_methods()]
-    placed = [info for info in infos if info.folder != "evaluate" and (info.maps or has_spec(info))]
-    return tuple(Described(info, method_spec(info)) for info in placed)
+    known = [(info, method_spec(info)) for info in infos if info.folder != "evaluate"]
+    return tuple(Described(info, spec) for info, spec in known if spec)
 
 
 def find(
@@ -74,8 +74,7 @@ def evaluations(
     """
     described, known = describe(method), set(list_methods("evaluate.*"))
     found = list[Evaluation]()
-    for name in metric_names():
-        metric = metric_spec(name)
+    for name, metric in metric_specs().items():
         usable = given is None or metric.needs <= set(given)
         if applies(name, metric, described) and kind in (None, metric.kind) and usable:
             found.append(Evaluation(name, metric.kind, metric.direction, metric.needs, caller(name, metric, known)))

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from glasshouse.core import BadInput, Claim, Cost, Explanation, Info, Noun, find_method
+from glasshouse.core import BadInput, Claim, Cost, Explanation, Info, NotFound, Noun, find_method
 from glasshouse.evaluate.taxonomy.entries import method_spec
 from glasshouse.evaluate.taxonomy.specs import MEANINGS, Access, Architecture, Asks, MethodSpec, Scope
 
@@ -78,7 +78,7 @@ class Described:
     @property
     def cost(self) -> Cost | None:
         """Passes for one image of 3 × 224 × 224 under default settings; None where that depends on more."""
-        return None if self.spec.effort else self.info.price(self.info.defaults, STANDARD)
+        return self.info.price(self.info.defaults, STANDARD)
 
     @property
     def cost_in_words(self) -> str:
@@ -128,7 +128,11 @@ def describe(method: str) -> Described:
     info = find_method(method)
     if info.folder == "evaluate":
         raise BadInput(f"'{info.name}' is a metric.", "Call taxonomy.metric_spec for what it asks.")
-    return Described(info, method_spec(info))
+    if (spec := method_spec(info)) is None:
+        raise NotFound(
+            f"nothing is known of what '{info.name}' explains.", "Register it with place=taxonomy.MethodSpec(…)."
+        )
+    return Described(info, spec)
 
 
 def size(result: Noun) -> int:

@@ -1,6 +1,6 @@
-"""All specs by name: those of this package, and those that plug-ins add."""
+"""What is written down of methods and metrics: in the tables of this package, or where another one registers them."""
 
-from glasshouse.core import Info, NotFound
+from glasshouse.core import Info, NotFound, find_method, list_methods
 from glasshouse.core.errors import not_found
 from glasshouse.evaluate.taxonomy.attributing import ATTRIBUTING
 from glasshouse.evaluate.taxonomy.judging import JUDGEMENTS
@@ -9,8 +9,8 @@ from glasshouse.evaluate.taxonomy.measuring import AXIOMS, COMPLEXITY, FAITHFULN
 from glasshouse.evaluate.taxonomy.reading import READINGS
 from glasshouse.evaluate.taxonomy.specs import MethodSpec, MetricSpec
 
-_methods: dict[str, MethodSpec] = {**ATTRIBUTING, **LOOKING}
-_metrics: dict[str, MetricSpec] = {
+METHODS: dict[str, MethodSpec] = {**ATTRIBUTING, **LOOKING}
+METRICS: dict[str, MetricSpec] = {
     **FAITHFULNESS,
     **LOCALISATION,
     **COMPLEXITY,
@@ -20,44 +20,32 @@ _metrics: dict[str, MetricSpec] = {
     **JUDGEMENTS,
     **READINGS,
 }
-"""The other half of the method registry, which plug-ins add to as they do to that."""
 
 
-def add_method_spec(name: str, spec: MethodSpec) -> None:
-    """Say where a method stands, by its full name: `add_method_spec("attribute.mine", MethodSpec(…))`."""
-    _methods[name] = spec
+def method_spec(info: Info) -> MethodSpec | None:
+    """What is said of a method where it is registered, else here; of other attribution methods, what most are."""
+    if info.place is not None:
+        return info.place if isinstance(info.place, MethodSpec) else None
+    usual = MethodSpec("processing.salience", "heatmap", "region") if info.maps else None
+    return METHODS.get(info.name, usual)
 
 
-def add_metric_spec(name: str, spec: MetricSpec) -> None:
-    """Say what a metric asks, by its short name: `add_metric_spec("mine", MetricSpec(…))`."""
-    _metrics[name] = spec
-
-
-def method_spec(info: Info) -> MethodSpec:
-    """What is written down of a method; for an attribution method of which nothing is, what most of them are."""
-    if info.name in _methods:
-        return _methods[info.name]
-    if info.maps:
-        return MethodSpec("processing.salience", "heatmap", "region")
-    raise NotFound(
-        f"nothing is known of what '{info.name}' explains.",
-        f'Call taxonomy.add_method_spec("{info.name}", taxonomy.MethodSpec(…)).',
-    )
+def metric_specs() -> dict[str, MetricSpec]:
+    """What is written down of every metric, registered or not, by its short name."""
+    infos = [find_method(name) for name in list_methods("evaluate.*")]
+    placed = {info.short: info.place for info in infos if isinstance(info.place, MetricSpec)}
+    return {**METRICS, **{short: spec for short, spec in placed.items() if short not in METRICS}}
 
 
 def metric_spec(name: str) -> MetricSpec:
     """What is written down of a metric, by its short or full name."""
     short = name.removeprefix("evaluate.")
-    if short not in _metrics:
-        raise not_found("metric", short, list(_metrics), NotFound)
-    return _metrics[short]
-
-
-def has_spec(info: Info) -> bool:
-    """Whether something was written down of a method, and not only derived."""
-    return info.name in _methods
+    known = METRICS if short in METRICS else metric_specs()
+    if short not in known:
+        raise not_found("metric", short, list(known), NotFound)
+    return known[short]
 
 
 def metric_names() -> tuple[str, ...]:
     """All metrics of which something is written down, registered or not."""
-    return tuple(_metrics)
+    return tuple(metric_specs())

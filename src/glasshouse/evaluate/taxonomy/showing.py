@@ -6,7 +6,7 @@ from glasshouse.core import find_method, list_methods
 from glasshouse.core.result import plain
 from glasshouse.evaluate.taxonomy.asking import all_described, caller, evaluations
 from glasshouse.evaluate.taxonomy.describing import STANDARD
-from glasshouse.evaluate.taxonomy.entries import metric_names, metric_spec
+from glasshouse.evaluate.taxonomy.entries import METRICS, metric_names, metric_spec
 from glasshouse.evaluate.taxonomy.specs import KINDS, MEANINGS, MetricSpec
 
 ARROWS = {"up": "↑", "down": "↓", "diagnostic": "–"}
@@ -61,10 +61,9 @@ def table() -> str:
 
 
 def metric_table() -> str:
-    """The metrics in Markdown, one row each."""
+    """The metrics of this package in Markdown, one row each."""
     rows = ["| metric | asks | kind | better | range | chance | needs |", "|---|---|---|---|---|---|---|"]
-    for name in metric_names():
-        metric = metric_spec(name)
+    for name, metric in METRICS.items():
         place = f"{metric.given_by[0]} → `{metric.given_by[1]}`" if metric.given_by else f"`{name}`"
         needs = " ".join(sorted(metric.needs)) or "–"
         cells = (place, metric.question, metric.kind, ARROWS[metric.direction], between(metric), level(metric), needs)

@@ -100,8 +100,9 @@ class MethodSpec:
         unit: what an explanation is made of.
         access: what it needs of a model; None takes it from the cost and the arguments.
         models: which networks it is for; None takes it from `Info.needs`.
-        effort: what it costs in words, where the passes of one image do not say it.
+        effort: what it costs in words, where its `Info` tells no passes of one image.
         evaluations: metrics that apply by name, besides those for its form and family.
+        controls: metrics that it must pass, or fail.
         peers: the same in other libraries, `package.module.name`.
         cites: what else should be read about it.
     """
