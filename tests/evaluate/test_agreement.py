@@ -32,7 +32,7 @@ def test_the_bootstrap_error_is_the_spread_of_repeated_draws():
 
 
 def test_neighbours_that_repeat_each_other_do_not_shrink_the_error():
-    x, y = rows(200, 40)
+    x, y = rows(20, 40)
     repeated = [each.repeat_interleave(9, 1) for each in (x, y)]
     blocks = torch.arange(40).repeat_interleave(9)
     value, stderr = correlation(*repeated, 0, blocks)
@@ -58,6 +58,14 @@ def test_similarity_of_a_map_with_itself_is_one():
     maps = rows(2, 12 * 10)[0].view(2, 12, 10).float()
     torch.testing.assert_close(ssim(maps, 3 * maps), torch.ones(2, dtype=torch.float64))
     torch.testing.assert_close(cosine(maps, -2 * maps), -torch.ones(2, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-12, 1e12])
+def test_similarity_does_not_depend_on_the_size_of_the_values(scale):
+    first, second = (each.view(2, 12, 10).float() for each in rows(2, 12 * 10))
+    for alike in (cosine, ssim):
+        torch.testing.assert_close(alike(scale * first, second), alike(first, second), rtol=1e-5, atol=1e-5)
+    assert cosine(0 * first, second).tolist() == [0, 0]
 
 
 def test_structural_similarity_equals_a_loop_over_windows():

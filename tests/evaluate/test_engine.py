@@ -7,7 +7,7 @@ from glasshouse import evaluate
 from glasshouse.core import BadInput, blur
 from glasshouse.evaluate.baselines import substrate
 from glasshouse.evaluate.engine import Answers
-from glasshouse.evaluate.questions import CLEAN, FULL, NOTHING, Cells, Ranked, grid_of, keeping, order_of
+from glasshouse.evaluate.questions import CLEAN, FULL, NOTHING, Cells, Changed, Ranked, grid_of, keeping, order_of
 
 
 def questions(maps, baseline="mean"):
@@ -112,7 +112,10 @@ def test_the_same_seed_gives_the_same_order_and_leaves_the_global_one_alone():
 
 def test_cells_are_nearly_square_and_not_smaller_than_a_pixel():
     assert grid_of((224, 224)) == (14, 14)
-    assert grid_of((32, 64)) == (7, 14)
+    assert grid_of((32, 64)) == (8, 16)
+    assert grid_of((64, 64)) == (8, 8)
+    assert grid_of((299, 299)) == (13, 13)
+    assert grid_of((37, 37)) == (7, 7)
     assert grid_of((5, 9)) == (5, 9)
     assert grid_of((160, 112)) == (10, 7)
 
@@ -130,6 +133,41 @@ def test_answers_about_something_else_are_refused(cnn, images, explained, random
             evaluate.srg(cnn, images, explanation, answers=answers)
 
 
+@pytest.mark.parametrize("target", [1, [2, 2, 1], torch.tensor([1, 2, 2]), lambda output: output[:, 1]], ids=type)
+def test_answers_about_another_target_than_the_one_asked_for_are_refused(cnn, images, explained, random_maps, target):
+    explanation = explained(random_maps(3, (14, 18)), 2)
+    for own in (2, None, lambda output: output[:, 2], torch.eye(4)[[2, 2, 2]]):
+        with pytest.raises(BadInput, match="about another target"):
+            evaluate.srg(cnn, images, explanation, target=target, answers=Answers(cnn, images, own))
+    same = evaluate.srg(cnn, images, explanation, target=target, answers=Answers(cnn, images, target))
+    assert same.valid.all()
+
+
+@pytest.mark.parametrize("target", [2, [2, 2, 2], torch.tensor([2, 2, 2]), torch.tensor(2), None], ids=str)
+def test_the_same_classes_are_one_target_however_they_are_written(cnn, images, explained, random_maps, target):
+    explanation = explained(random_maps(3, (14, 18)), 2)
+    score = evaluate.srg(cnn, images, explanation, n_steps=1, target=target, answers=Answers(cnn, images, 2))
+    assert score.valid.all()
+
+
+def test_answers_about_images_that_were_changed_since_are_refused(cnn, images, explained, random_maps):
+    answers = Answers(cnn, images, 2)
+    images += 1
+    with pytest.raises(BadInput, match="other images"):
+        evaluate.srg(cnn, images, explained(random_maps(3, (14, 18)), 2), answers=answers)
+
+
+def test_passes_are_counted_also_where_a_later_one_fails(cnn, images, counted):
+    def fail(shown, image):
+        raise BadInput("no.")
+
+    sizes, answers = counted(cnn), Answers(cnn, images, 2, chunk=4)
+    for _ in range(2):
+        with pytest.raises(BadInput):
+            answers.ask([keeping(NOTHING, shade) for shade in range(4)] + [Changed(("fail",), fail)])
+    assert answers.n_forward == sum(sizes) == 3 + 2 * 4
+
+
 def test_maps_of_another_size_are_refused(cnn, images, explained, random_maps):
     for metric in (evaluate.srg, evaluate.sparseness, evaluate.card):
         with pytest.raises(BadInput, match="Pass the images that were explained"):
@@ -143,9 +181,14 @@ def test_the_passes_of_a_vision_transformer_are_asked_alike(random_maps, explain
         torch.default_generator.manual_seed(0)
         model = Attentive(classes=4).eval()
     images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
-    found = evaluate.suite(
-        model, images, explained(random_maps(2, (32, 32)), 2), ["srg", "road", "sensitivity_n", "infidelity", "irof"]
-    )
+    wanted = {
+        "srg": {"n_steps": 2},
+        "road": {"fractions": (0.5,)},
+        "sensitivity_n": {"n_samples": 16, "n_sizes": 2},
+        "infidelity": {"n_samples": 4},
+        "irof": {},
+    }
+    found = evaluate.suite(model, images, explained(random_maps(2, (32, 32)), 2), wanted)
     assert not found.skipped["by_hand"]
     for score in found["by_hand"].values():
         assert score.valid.all()
@@ -161,9 +204,12 @@ def test_the_passes_of_a_vision_transformer_are_asked_alike(random_maps, explain
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_moves_scores_by_less_than_a_hundredth(cnn, images, random_maps, explained, dtype):
     explanation = explained(random_maps(3, (14, 18)), 2)
-    for metric in (evaluate.srg, evaluate.deletion, evaluate.mu_fidelity):
-        exact = metric(cnn, images, explanation)
+    for metric, tolerance, settings in (
+        (evaluate.srg, 0.01, {}),
+        (evaluate.deletion, 0.01, {"n_steps": 28}),
+        (evaluate.mu_fidelity, 0.1, {}),  # ranks of drops that hardly differ
+    ):
+        exact = metric(cnn, images, explanation, **settings)
         with torch.autocast("cpu", dtype=dtype):
-            rounded = metric(cnn, images, explanation)
-        tolerance = 0.01 if metric is not evaluate.mu_fidelity else 0.1  # ranks of drops that hardly differ
+            rounded = metric(cnn, images, explanation, **settings)
         torch.testing.assert_close(rounded.value, exact.value, atol=tolerance, rtol=0)

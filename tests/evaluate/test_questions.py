@@ -10,7 +10,7 @@ from scipy.ndimage import gaussian_filter
 
 from glasshouse import evaluate
 from glasshouse.core import BadInput, Model, Preprocess, generator
-from glasshouse.evaluate.baselines import filling, substrate
+from glasshouse.evaluate.baselines import Donors, filling, substrate
 from glasshouse.evaluate.engine import Answers
 from glasshouse.evaluate.questions import (
     CLEAN,
@@ -205,6 +205,8 @@ def test_a_colour_goes_through_the_models_own_normalisation(cnn, images):
     assert table[:, 0].tolist() == pytest.approx([expected] * 3)
     with pytest.raises(BadInput, match="a bare network has none"):
         substrate(images, "rgb:0.5", model=cnn)
+    with pytest.raises(BadInput, match="Divide by 255"):
+        substrate(images, "rgb:128", model=model)
     with pytest.raises(BadInput, match="3 numbers for 1 channels"):
         substrate(images[:, :1], "rgb:1,0,0", model=model)
 
@@ -282,6 +284,8 @@ def test_equal_images_to_fill_in_with_are_one_question_and_others_another(cnn, i
     assert answers.ask([keeping(NOTHING, first), keeping(NOTHING, first.clone())]) == 3 * 2
     assert answers.ask([keeping(NOTHING, first + 1)]) == 3
     assert filling(first).name != filling(first.flatten(2)[..., None]).name
+    halves = first.half(), first.half().view(torch.bfloat16)  # the same bits
+    assert filling(halves[0]).name != filling(halves[1]).name
 
 
 def test_images_to_fill_in_with_that_do_not_fit_are_refused(cnn, images):
@@ -312,7 +316,12 @@ def test_road_fills_in_what_the_mask_leaves(cnn, images, name):
 @pytest.mark.parametrize(
     ("name", "why"),
     [
-        ("road:much", "a number that cannot be read"),
+        ("road:much", "not 'road' and one number"),
+        ("road:0.1:7", "not 'road' and one number"),
+        ("road:nan", "not finite"),
+        ("noise:inf", "a number that cannot be read"),
+        (float("nan"), "not finite"),
+        (torch.full((1, 3, *SIZE), torch.inf), "NaN or infinite"),
         ("noise:x", "a number that cannot be read"),
         ("blur:-1", "not above 0"),
         ("blur:2:4", "has no middle"),
@@ -325,6 +334,68 @@ def test_road_fills_in_what_the_mask_leaves(cnn, images, name):
 def test_a_baseline_that_cannot_be_made_says_why(cnn, images, name, why):
     with pytest.raises(BadInput, match=why):
         Answers(cnn, images, 0).read([keeping(Cells((1, 2), b"\0\1"), name)], "logit")
+
+
+# Donors
+
+
+@pytest.mark.parametrize("chunk", [1, 5, 100])
+@pytest.mark.parametrize("score", ["logit", "prob", "margin"])
+def test_an_answer_over_donors_is_the_mean_of_the_answers_over_each(cnn, images, chunk, score):
+    givers, maps = draws(4, 3, *SIZE, seed=8).float(), draws(3, *SIZE)
+    donors, order = Donors.of(givers), order_of(maps, None, 0)
+    weights = torch.rand(3, *SIZE, generator=generator(0))
+    keeps = [Cells((1, 2), b"\0\1"), Ranked(order, 0, 80), NOTHING]
+    asked = [*(keeping(keep, donors) for keep in keeps), soft_mask(weights, donors), CLEAN]
+    answers = Answers(cnn, images, 3, chunk=chunk)
+    table = answers.read(asked, score)
+    half = torch.zeros(3, *SIZE)
+    half[:, :, 9:] = 1
+    for place, keep in enumerate([half, (order.ranks < 80).view(3, *SIZE), torch.zeros(3, *SIZE), weights]):
+        shown = torch.stack([keep[:, None] * images + (1 - keep[:, None].float()) * giver for giver in givers])
+        with torch.no_grad():
+            logits = cnn(shown.flatten(0, 1)).double()
+        rest = logits[:, :3].amax(1)
+        value = {"logit": logits[:, 3], "prob": logits.softmax(1)[:, 3], "margin": logits[:, 3] - rest}[score]
+        torch.testing.assert_close(table[:, place], value.view(4, 3).mean(0), atol=1e-6, rtol=1e-5)
+    assert answers.n_forward == answers.charge(asked) == 3 * (1 + 4 * 4)
+
+
+def test_a_donor_is_asked_once_whoever_else_has_it_and_however_often_it_is_given(cnn, images):
+    givers, answers = draws(3, 3, *SIZE, seed=8).float(), Answers(cnn, images, 0)
+    keep = Cells((1, 2), b"\0\1")
+    assert answers.ask([keeping(keep, Donors.of(givers))]) == 3 * (1 + 3)
+    assert answers.ask([keeping(keep, Donors.of(givers[1:])), keeping(keep, givers[:1])]) == 0
+    twice = Donors.of(givers[[0, 0, 1]])
+    assert twice.passes == 2
+    single = answers.read([keeping(keep, giver[None]) for giver in givers], "logit")
+    value = answers.read([keeping(keep, twice)], "logit")[:, 0]
+    torch.testing.assert_close(value, (2 * single[:, 0] + single[:, 1]) / 3)
+    assert answers.n_forward == 12
+
+
+def test_metrics_over_donors_share_the_answers_of_those_that_draw_from_them(cnn, images, explained):
+    givers, explanation = draws(2, 3, *SIZE, seed=8).float(), explained(draws(3, *SIZE).float(), 1)
+    answers = Answers(cnn, images, [1] * 3)
+    drawn = evaluate.monotonicity_correlation(cnn, images, explanation, donors=givers, n_samples=2, answers=answers)
+    spent = answers.n_forward
+    mean = evaluate.faithfulness_estimate(cnn, images, explanation, baseline=Donors.of(givers), answers=answers)
+    assert answers.n_forward == spent == drawn.n_forward
+    assert mean.n_forward == 0
+    assert mean.valid.all()
+
+
+def test_donors_are_the_mean_pixel_where_only_that_can_be_shown(pictures):
+    givers = draws(5, *pictures.shape[1:], seed=8)
+    torch.testing.assert_close(substrate(pictures, Donors.of(givers)), givers.mean(0).expand_as(pictures))
+
+
+def test_donors_that_do_not_fit_are_refused(cnn, images):
+    for wrong in (draws(3, *SIZE), draws(0, 3, *SIZE)):
+        with pytest.raises(BadInput, match="are not images k c h w"):
+            Donors.of(wrong)
+    with pytest.raises(BadInput, match="do not have the shape"):
+        Answers(cnn, images, 0).read([keeping(NOTHING, Donors.of(draws(2, 3, 14, 17)))], "logit")
 
 
 # Changes

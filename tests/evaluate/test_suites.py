@@ -15,7 +15,7 @@ CHEAP = {
     "faithfulness_correlation": {"n_samples": 16},
     "mu_fidelity": {"n_samples": 16},
     "sensitivity_n": {"n_samples": 16, "n_sizes": 3},
-    "road": {},
+    "road": {"fractions": (0.2, 0.6)},
     "average_drop": {},
     "average_gain": {},
     "effective_complexity": {"n_samples": 2},
@@ -26,6 +26,9 @@ CHEAP = {
     "max_sensitivity": {"n_samples": 2},
     "class_sensitivity": {},
 }
+
+
+QUICK = {"deletion": {"n_steps": 7}, "srg": {"n_steps": 4}, "mu_fidelity": {"n_samples": 16}}
 
 
 @pytest.fixture
@@ -43,7 +46,7 @@ def two(cnn, images):
     }
 
 
-def one_by_one(model, images, explanation, masks, seed=0):
+def one_by_one(model, images, explanation, masks, seed):
     found = {}
     for name, settings in CHEAP.items():
         info = find_method(name, "evaluate")
@@ -53,29 +56,22 @@ def one_by_one(model, images, explanation, masks, seed=0):
     return found
 
 
-@pytest.mark.parametrize("seed", [0, 5])
-def test_values_are_those_of_metrics_called_one_by_one(cnn, images, two, masks, seed):
-    found = evaluate.suite(cnn, images, two, CHEAP, masks=masks, seed=seed)
-    assert found.skipped == {"exact": {}, "quick": {}}
-    for name, explanation in two.items():
-        assert list(found[name]) == list(CHEAP)
-        for metric, alone in one_by_one(cnn, images, explanation, masks, seed).items():
-            together = found[name][metric]
-            torch.testing.assert_close(together.value, alone.value, atol=1e-6, rtol=1e-5, equal_nan=True)
-            torch.testing.assert_close(together.stderr, alone.stderr, atol=1e-6, rtol=1e-5, equal_nan=True)
-            assert together.reason == alone.reason
-            assert (together.direction, together.chance) == (alone.direction, alone.chance)
-
-
-def test_it_costs_what_it_says_and_less_than_one_by_one(cnn, images, two, masks, counted):
+def test_values_are_those_of_metrics_called_one_by_one_and_cost_less(cnn, images, two, masks, counted):
     sizes = counted(cnn)
-    found = evaluate.suite(cnn, images, two, CHEAP, masks=masks)
+    found = evaluate.suite(cnn, images, two, CHEAP, masks=masks, seed=5)
     together = sum(sizes)
     assert found.n_forward == together
     assert together == sum(score.n_forward for own in found.scores.values() for score in own.values())
+    assert found.skipped == {"exact": {}, "quick": {}}
     sizes.clear()
-    for explanation in two.values():
-        one_by_one(cnn, images, explanation, masks)
+    for name, explanation in two.items():
+        assert list(found[name]) == list(CHEAP)
+        for metric, alone in one_by_one(cnn, images, explanation, masks, 5).items():
+            together_with = found[name][metric]
+            torch.testing.assert_close(together_with.value, alone.value, atol=1e-6, rtol=1e-5, equal_nan=True)
+            torch.testing.assert_close(together_with.stderr, alone.stderr, atol=1e-6, rtol=1e-5, equal_nan=True)
+            assert together_with.reason == alone.reason
+            assert (together_with.direction, together_with.chance) == (alone.direction, alone.chance)
     assert together < sum(sizes) - 3 * (2 * 8 + 16)  # clean and empty images, and one set of random masks
 
 
@@ -94,9 +90,8 @@ def test_every_distinct_question_is_asked_once(cnn, images, two, counted):
 
 
 def test_the_same_explanation_twice_costs_nothing_more(cnn, images, two, counted):
-    wanted = ["deletion", "srg", "mu_fidelity"]
-    once = evaluate.suite(cnn, images, {"a": two["exact"]}, wanted)
-    twice = evaluate.suite(cnn, images, {"a": two["exact"], "b": two["exact"]}, wanted)
+    once = evaluate.suite(cnn, images, {"a": two["exact"]}, QUICK)
+    twice = evaluate.suite(cnn, images, {"a": two["exact"], "b": two["exact"]}, QUICK)
     assert once.n_forward == twice.n_forward
     torch.testing.assert_close(twice["a"]["srg"].value, twice["b"]["srg"].value, atol=0, rtol=0)
 
@@ -104,7 +99,7 @@ def test_the_same_explanation_twice_costs_nothing_more(cnn, images, two, counted
 def test_questions_are_asked_in_full_chunks(cnn, images, two, counted):
     sizes = counted(cnn)
     answers = Answers(cnn, images, list(two["exact"].target), chunk=50)
-    found = evaluate.suite(cnn, images, two, ["deletion", "insertion", "mu_fidelity"], answers=answers)
+    found = evaluate.suite(cnn, images, two, QUICK, answers=answers)
     assert found.n_forward == sum(sizes)
     clean, *full = sizes
     assert clean == 3
@@ -126,10 +121,10 @@ def test_passes_that_a_metric_makes_by_itself_are_counted(cnn, images, two, coun
 
 def test_answers_known_before_are_used_and_not_counted_again(cnn, images, two, counted):
     answers = Answers(cnn, images, list(two["exact"].target))
-    first = evaluate.suite(cnn, images, two["exact"], ["deletion", "mu_fidelity"], answers=answers)
+    first = evaluate.suite(cnn, images, two["exact"], QUICK, answers=answers)
     assert first.n_forward == answers.n_forward
     sizes = counted(cnn)
-    again = evaluate.suite(cnn, images, two["exact"], ["deletion", "mu_fidelity"], answers=answers)
+    again = evaluate.suite(cnn, images, two["exact"], QUICK, answers=answers)
     assert again.n_forward == sum(sizes) == 0
     torch.testing.assert_close(
         again["integrated_gradients"]["deletion"].value, first.scores["integrated_gradients"]["deletion"].value
@@ -150,7 +145,7 @@ def test_one_explanation_goes_by_the_name_of_its_method(cnn, images, two):
 def test_an_image_without_a_value_has_its_reason(cnn, images, explained):
     maps = torch.randn(3, 14, 18, generator=torch.Generator().manual_seed(0))
     maps[1], maps[2] = 1, torch.nan
-    found = evaluate.suite(cnn, images, explained(maps), ["deletion", "mu_fidelity", "sparseness"])
+    found = evaluate.suite(cnn, images, explained(maps), {**QUICK, "sparseness": {}})
     for score in found["by_hand"].values():
         assert score.reason[0] == ""
         assert score.reason[1] in ("", "constant_map", "constant_sums")
@@ -172,19 +167,19 @@ def test_a_target_that_was_not_kept_gives_reasons_unless_it_is_given(cnn, images
         return output[:, 0] - output[:, 1]
 
     explanation = attribute.input_x_gradient(cnn, images, lead)
-    wanted = {"deletion": {"score": "logit"}, "sparseness": {}}
+    wanted = {"deletion": {"score": "logit", "n_steps": 7}, "sparseness": {}}
     blind = evaluate.suite(cnn, images, explanation, wanted)["input_x_gradient"]
     assert blind["deletion"].reason == ("custom_target",) * 3
     assert blind["sparseness"].valid.all()
     told = evaluate.suite(cnn, images, explanation, wanted, target=lead)["input_x_gradient"]
-    alone = evaluate.deletion(cnn, images, explanation, score="logit", target=lead)
+    alone = evaluate.deletion(cnn, images, explanation, score="logit", n_steps=7, target=lead)
     torch.testing.assert_close(told["deletion"].value, alone.value)
 
 
 def test_an_explanation_of_an_unknown_target_is_not_scored_for_that_of_another(cnn, images, two):
     custom = attribute.input_x_gradient(cnn, images, lambda output: output[:, 0] - output[:, 1])
     for named in ({"known": two["quick"], "custom": custom}, {"custom": custom, "known": two["quick"]}):
-        found = evaluate.suite(cnn, images, named, ["deletion"])
+        found = evaluate.suite(cnn, images, named, QUICK)
         assert found["custom"]["deletion"].reason == ("custom_target",) * 3
         assert found["known"]["deletion"].valid.all()
 
@@ -227,7 +222,8 @@ def test_a_metric_that_needs_more_says_so_and_gets_it_from_its_settings(cnn, ima
 
 def test_the_table_has_a_row_for_each_metric_and_a_column_for_each_explanation(cnn, images, two, masks, explained):
     flat = explained(torch.ones(3, 14, 18), two["exact"].target)
-    found = evaluate.suite(cnn, images, {**two, "flat": flat}, ["deletion", "insertion", "total_variation"])
+    wanted = {"deletion": {"n_steps": 7}, "insertion": {"n_steps": 7}, "total_variation": {}}
+    found = evaluate.suite(cnn, images, {**two, "flat": flat}, wanted)
     lines = found.table().splitlines()
     assert lines[0] == "| metric | exact | quick | flat |"
     assert lines[1] == "|---|---|---|---|"
@@ -239,8 +235,8 @@ def test_the_table_has_a_row_for_each_metric_and_a_column_for_each_explanation(c
 
 
 def test_a_suite_is_saved_and_shown(cnn, images, two, tmp_path):
-    found = evaluate.suite(cnn, images, two, ["deletion", "sparseness"])
-    assert repr(found) == f"Suite(2 explanations, 2 metrics, {found.n_forward} forward passes)"
+    found = evaluate.suite(cnn, images, two, QUICK)
+    assert repr(found) == f"Suite(2 explanations, 3 metrics, {found.n_forward} forward passes)"
     back = evaluate.Suite.load(found.save(tmp_path / "suite.safetensors"))
     assert back.table() == found.table()
     assert back["quick"]["deletion"].value.equal(found["quick"]["deletion"].value)
@@ -249,7 +245,7 @@ def test_a_suite_is_saved_and_shown(cnn, images, two, tmp_path):
 def test_no_trace_is_left(cnn, images, two, masks):
     cnn.train()
     before, state = images.clone(), torch.random.get_rng_state()
-    evaluate.suite(cnn, images, two, CHEAP, masks=masks)
+    evaluate.suite(cnn, images, two["quick"], {**QUICK, "class_sensitivity": {}}, masks=masks)
     assert cnn.training
     assert images.equal(before)
     assert state.equal(torch.random.get_rng_state())
@@ -285,6 +281,29 @@ def test_places_are_mean_ranks_and_their_scatter():
     assert places["e1"][0] == pytest.approx(2.5)
     agreed = two_metrics([4.0, 3, 2, 1], [1.0, 2, 3, 4]).places()
     assert [agreed[f"e{k}"] for k in range(4)] == [(1.0, 0.0), (2.0, 0.0), (3.0, 0.0), (4.0, 0.0)]
+
+
+def test_explanations_are_ordered_by_the_images_that_all_have_a_value_for():
+    easy, hard = 0.9, 0.1  # both score the same on each image; the second is undefined on the hard one
+    scores = [
+        Score("srg", torch.tensor(values), torch.zeros(2), 0.0, "up", reason)
+        for values, reason in (([easy, hard], ("", "")), ([easy, torch.nan], ("", "constant_map")))
+    ]
+    found = evaluate.Suite({name: {"srg": score} for name, score in zip("ab", scores, strict=True)})
+    assert found.places() == {"a": (1.5, 0.0), "b": (1.5, 0.0)}
+    none = Score("srg", torch.tensor([torch.nan, 1.0]), torch.zeros(2), 0.0, "up", ("constant_map", ""))
+    with pytest.raises(BadInput, match="no metric has a direction"):
+        evaluate.Suite({"b": {"srg": scores[1]}, "c": {"srg": none}}).places()
+
+
+def test_a_metric_that_sees_no_difference_agrees_with_none():
+    with pytest.raises(BadInput, match="do not both order"):
+        two_metrics([1.0, 1, 1], [1.0, 2, 3]).agreement("srg", "deletion")
+
+
+def test_an_error_inside_a_metric_is_not_taken_for_a_missing_argument(cnn, images, two):
+    with pytest.raises(TypeError):
+        evaluate.suite(cnn, images, two, {"sparseness": {}, "srg": {"n_steps": "many"}})
 
 
 def test_a_metric_may_come_twice_with_other_settings(cnn, images):

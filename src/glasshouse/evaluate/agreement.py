@@ -21,11 +21,10 @@ def correlation(
     Args:
         blocks: entries that are drawn together, because neighbours are not independent; None: singly.
     """
-    x, y = standardised(first), standardised(second)
-    products = torch.stack([torch.ones_like(x), x, y, x * x, y * y, x * y])
+    products = products_of(first, second)
     if blocks is not None:
         sums = products.new_zeros(*products.shape[:2], int(blocks.max()) + 1)
-        products = sums.index_add_(2, blocks.to(x.device), products)
+        products = sums.index_add_(2, blocks.to(products.device), products)
     count = products.shape[2]
     drawn = torch.randint(count, (N_RESAMPLES, count), generator=generator(seed))
     weight = torch.zeros(N_RESAMPLES, count).scatter_add_(1, drawn, torch.ones(N_RESAMPLES, count))
@@ -34,6 +33,17 @@ def correlation(
     known = resampled.isfinite()
     centred = torch.where(known, resampled - resampled.nan_to_num().sum(1, True) / known.sum(1, True).clamp(1), 0.0)
     return value, (centred.square().sum(1) / (known.sum(1) - 1).clamp(1)).sqrt()
+
+
+def pearson(first: Float[Tensor, "n m"], second: Float[Tensor, "n m"]) -> PerImage:
+    """Pearson correlation of each row; NaN where a row does not vary."""
+    return from_sums(products_of(first, second).sum(2))
+
+
+def products_of(first: Float[Tensor, "n m"], second: Float[Tensor, "n m"]) -> Float[Tensor, "6 n m"]:
+    """1, x, y, x², y² and xy of standardised rows."""
+    x, y = standardised(first), standardised(second)
+    return torch.stack([torch.ones_like(x), x, y, x * x, y * y, x * y])
 
 
 def standardised(rows: Float[Tensor, "n m"]) -> Float[Tensor, "n m"]:
@@ -67,20 +77,29 @@ def spearman(first: Maps, second: Maps, seed: int, grid: tuple[int, int]) -> tup
 
 
 def spearman_over(
-    first: Float[Tensor, "n m"], second: Float[Tensor, "n m"], there: Bool[Tensor, "n m"], seed: int
+    first: Float[Tensor, "n m"], second: Float[Tensor, "n m"], there: Bool[Tensor, "n m"]
 ) -> tuple[PerImage, PerImage]:
-    """Rank correlation of each row over the entries that are there, with its error; NaN for fewer than three."""
-    unknown = (first.new_full((1,), torch.nan, dtype=torch.float64),) * 2
-    rows = [
-        correlation(mean_ranks(a[None, seen]), mean_ranks(b[None, seen]), seed) if int(seen.sum()) > 2 else unknown
+    """Rank correlation of each row over the entries that are there; NaN for fewer than three.
+
+    The error is how far unrelated values stray on m entries, 1 / sqrt(m - 1), which is exact: among so few, drawing
+    them again would call the right order certain.
+    """
+    value = [
+        float(pearson(mean_ranks(a[None, seen]), mean_ranks(b[None, seen]))) if int(seen.sum()) > 2 else torch.nan
         for a, b, seen in zip(first, second, there, strict=True)
     ]
-    return torch.cat([value for value, _ in rows]), torch.cat([stderr for _, stderr in rows])
+    rho = first.new_tensor(value, dtype=torch.float64)
+    return rho, (there.sum(1).to(rho) - 1).clamp(min=1).rsqrt()
 
 
 def cosine(first: Maps, second: Maps) -> PerImage:
-    """Cosine of the angle between two maps."""
-    return torch.cosine_similarity(first.flatten(1).double(), second.flatten(1).double(), dim=1)
+    """Cosine of the angle between two maps; 0 for a map of zeros."""
+    return torch.cosine_similarity(unit(first).flatten(1), unit(second).flatten(1), dim=1)
+
+
+def unit(maps: Maps) -> Maps:
+    """Each map divided by its largest absolute value, in float64."""
+    return maps.double() / maps.abs().flatten(1).amax(1).double().clamp(min=1e-300).view(-1, 1, 1)
 
 
 def ssim(first: Maps, second: Maps) -> PerImage:
@@ -89,7 +108,7 @@ def ssim(first: Maps, second: Maps) -> PerImage:
     Wang et al., 2004: Gaussian windows of 11 pixels, sigma 1.5, K = (0.01, 0.03); the range is that of both
     maps.
     """
-    x, y = (m.double() / m.abs().flatten(1).amax(1).double().clamp(min=1e-300).view(-1, 1, 1) for m in (first, second))
+    x, y = unit(first), unit(second)
     both = torch.stack([x, y]).transpose(0, 1).flatten(1)
     extent = (both.amax(1) - both.amin(1)).clamp(min=1e-12).view(-1, 1, 1)
     moments = blur(torch.stack([x, y, x * x, y * y, x * y], 1), 1.5, 11)

@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass
+from math import isfinite
 from typing import TypeAlias
 
 import torch
@@ -12,6 +13,15 @@ from glasshouse.core import BadInput, Images, Model, blur, generator
 from glasshouse.core.mask import cell_sums, cells
 
 
+def fingerprint(*tensors: Tensor) -> str:
+    """A name for tensors: the same for the same values."""
+    digest = hashlib.blake2b(digest_size=16)
+    for tensor in tensors:
+        digest.update(f"{tuple(tensor.shape)}{tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
 @dataclass(frozen=True, eq=False)
 class Fill:
     """Images to fill in with: one for all, or one for each."""
@@ -20,17 +30,46 @@ class Fill:
     name: str
 
 
-Baseline: TypeAlias = float | int | str | Tensor | Fill
+@dataclass(frozen=True, eq=False)
+class Donors:
+    """Other images, which all take the place of what was removed, one after the other. What counts is the mean answer.
+
+        1/k sum over donors d of   f(x where it stays, d elsewhere)
+
+    The "marginal" way to remove features: what is filled in is real, though it need not go with what stays (Covert,
+    Lundberg and Lee, "Explaining by removing", JMLR 2021, sec. 4). Every question but the clean image costs k passes.
+    """
+
+    fills: tuple[Fill, ...]
+    name: str
+
+    @staticmethod
+    def of(images: Tensor) -> "Donors":
+        """From images `k c h w` in the model's input space, of the size of those that are explained."""
+        if images.ndim != 4 or len(images) == 0:
+            raise BadInput(f"donors of shape {tuple(images.shape)} are not images k c h w.", "Use images[None].")
+        fills = tuple(fill_of(image[None]) for image in images)
+        return Donors(fills, fingerprint(images))
+
+    @property
+    def passes(self) -> int:
+        """How often each question is asked: once for each different donor."""
+        return len({fill.name for fill in self.fills})
+
+
+Baseline: TypeAlias = float | int | str | Tensor | Fill | Donors
 """What takes the place of removed features, in the model's input space:
 
-- a number, or a tensor `1 c h w` or `n c h w` of images to fill in with (other images, renderings without a part);
+- a number, or a tensor `1 c h w` or `n c h w` of images to fill in with, one for all or one for each (renderings);
+- `Donors.of(images)`: k other images, all of which every image is filled in with; the answer is the mean over them;
 - "mean": 0, the data set's mean where inputs were normalised by it; "image_mean": each channel's own;
 - "rgb:V" or "rgb:R,G,B": a colour of 0…1, pushed through the model's own normalisation;
 - "blur", "blur:SIGMA" or "blur:SIGMA:TAPS"; plain "blur" has the sigma of Fong and Vedaldi (2017): 10 pixels at 224;
 - "patch_mean:SIDE": the mean of the square of SIDE pixels that a pixel lies in;
 - "noise" or "noise:SEED": uniform between each channel's least and largest value; the same draw for every image;
 - "permute" or "permute:SEED": the image's own pixels in a random order;
-- "road" or "road:NOISE": what the remaining pixels around let expect, with a little noise (Rong et al., 2022).
+- "road" or "road:NOISE": what the remaining pixels around let expect, with a little noise (Rong et al., 2022);
+  "road:0" is harmonic inpainting: each hole is the smooth film that hangs on its border.
 """
 
 HELP = (
@@ -38,15 +77,22 @@ HELP = (
 )
 
 
-def filling(baseline: Baseline) -> float | int | str | Fill:
+def filling(baseline: Baseline) -> float | int | str | Fill | Donors:
     """The baseline as questions hold it: tensors under a name."""
-    if not isinstance(baseline, Tensor):
-        return baseline
-    if baseline.ndim != 4:
-        raise BadInput(f"a baseline of shape {tuple(baseline.shape)} is not images n c h w.", "Use images[None].")
-    values = baseline.detach().cpu().contiguous()
-    digest = hashlib.blake2b(values.flatten().view(torch.uint8).numpy().tobytes(), digest_size=16)
-    return Fill(baseline.detach(), f"{tuple(baseline.shape)}:{digest.hexdigest()}")
+    if isinstance(baseline, Tensor):
+        return fill_of(baseline)
+    if isinstance(baseline, float) and not isfinite(baseline):
+        raise BadInput(f"baseline {baseline} is not finite.", HELP)
+    return baseline
+
+
+def fill_of(images: Tensor) -> Fill:
+    """Images to fill in with, under a name."""
+    if images.ndim != 4:
+        raise BadInput(f"a baseline of shape {tuple(images.shape)} is not images n c h w.", "Use images[None].")
+    if not images.isfinite().all():
+        raise BadInput("a baseline holds NaN or infinite values.")
+    return Fill(images.detach(), fingerprint(images))
 
 
 def told(baseline: Baseline, images: Images, model: object) -> Baseline:
@@ -56,7 +102,7 @@ def told(baseline: Baseline, images: Images, model: object) -> Baseline:
     return baseline
 
 
-def depends_on_mask(baseline: float | int | str | Fill) -> bool:
+def depends_on_mask(baseline: float | int | str | Fill | Donors) -> bool:
     """Whether what is filled in depends on what was taken away."""
     return isinstance(baseline, str) and baseline.partition(":")[0] == "road"
 
@@ -66,11 +112,15 @@ def substrate(
 ) -> Images:
     """What replaces removed pixels of some images, for baselines that do not depend on the mask. See `Baseline`.
 
+    Of donors, their mean: what each pixel becomes on average.
+
     Args:
         image: the number of each image, for baselines that hold one for each.
         model: whose normalisation "rgb:…" goes through.
     """
     baseline = filling(baseline)
+    if isinstance(baseline, Donors):
+        return torch.stack([substrate(images, fill) for fill in baseline.fills]).mean(0)
     if isinstance(baseline, Fill):
         if baseline.images.shape[1:] != images.shape[1:]:
             seen = tuple(baseline.images.shape)
@@ -87,7 +137,7 @@ def substrate(
         return _named(images, kind, words, model)
     except BadInput:  # a ValueError too, which says what is wrong already
         raise
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise BadInput(f"baseline '{baseline}' has a number that cannot be read.", "Try 'blur:5:11'.") from error
     except LookupError as error:
         raise BadInput(f"baseline '{baseline}' is unknown.", HELP) from error
@@ -108,7 +158,8 @@ def _named(images: Images, kind: str, words: list[str], model: object) -> Images
         case "patch_mean", [side]:
             return _patch_means(images, int(side))
         case "noise", [] | [_] as numbers:
-            drawn = torch.rand(images.shape[1:], generator=generator(int(sum(numbers)))).to(images)
+            draws = generator(int(sum(numbers)))
+            drawn = torch.rand(images.shape[1:], generator=draws, dtype=torch.float32).to(images)
             low, high = images.amin((2, 3), keepdim=True), images.amax((2, 3), keepdim=True)
             return torch.lerp(low, high, drawn.expand_as(images))
         case "permute", [] | [_] as numbers:
@@ -128,6 +179,10 @@ def _colour(images: Images, numbers: list[float], model: object) -> Images:
     channels = images.shape[1]
     if len(numbers) not in (1, channels):
         raise BadInput(f"{len(numbers)} numbers for {channels} channels.", "Give one, or one for each channel.")
+    if not all(0 <= number <= 1 for number in numbers):
+        raise BadInput(
+            f"colour {numbers} is not in 0…1.", "Divide by 255, or give a number in the model's input space."
+        )
     colour = torch.tensor(numbers * (channels if len(numbers) == 1 else 1)).to(images).view(1, -1, 1, 1)
     return model.preprocess.normalise(colour).expand_as(images)
 
@@ -147,9 +202,9 @@ def imputed(images: Images, baseline: str, keep: Bool[Tensor, "m h w"]) -> Image
     """The images with everything that does not stay filled in by "road" or "road:NOISE"."""
     from glasshouse.evaluate.imputation import impute
 
-    words = baseline.split(":")
+    _, *words = baseline.split(":")
     try:
-        noise = float(words[1]) if len(words) > 1 else 0.01
+        (noise,) = [float(word) for word in words] or [0.01]
     except ValueError as error:
-        raise BadInput(f"baseline '{baseline}' has a number that cannot be read.", "Try 'road:0.01'.") from error
+        raise BadInput(f"baseline '{baseline}' is not 'road' and one number.", "Try 'road:0.01'.") from error
     return impute(images, keep, noise=noise)

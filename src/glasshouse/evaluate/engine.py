@@ -22,7 +22,7 @@ from glasshouse.core.lift import checked_images, module_of
 from glasshouse.core.mask import blend
 from glasshouse.core.target import logits
 from glasshouse.evaluate.baselines import Baseline, depends_on_mask, imputed, substrate
-from glasshouse.evaluate.questions import CLEAN, Asked, Changed, Question, Ranked, features_key, kept
+from glasshouse.evaluate.questions import CLEAN, Asked, Changed, Question, Ranked, features_key, kept, parts_of
 
 T = TypeVar("T")
 READINGS: tuple[Reading, ...] = get_args(Reading)
@@ -85,7 +85,7 @@ class Answers:
     noted: list[Asked] | None = field(default=None, repr=False)
 
     def __post_init__(self):
-        self.images = checked_images(self.images).detach()
+        self.images = checked_images(self.images).detach().clone()
         self.aim = Aim.of(self.target)
         if self.chunk is None:
             self.chunk = chunk_of(self.images, module_of(self.model))
@@ -94,7 +94,7 @@ class Answers:
 
     def ask(self, questions: Sequence[Asked]) -> int:
         """Find out what is not known yet; returns the forward passes spent."""
-        before, distinct = self.n_forward, {question.key: question for question in questions}
+        before, distinct = self.n_forward, {part.key: part for question in questions for part in parts_of(question)}
         fresh = [question for key, question in distinct.items() if key not in self.table and key != CLEAN.key]
         if self.noted is not None and fresh:
             self.noted += fresh
@@ -108,13 +108,15 @@ class Answers:
         return self.n_forward - before
 
     def read(self, questions: Sequence[Asked], score: Reading) -> Float[Tensor, "n r"]:
-        """The target's score under each question, in float64; asks what is not known yet."""
+        """The target's score under each question, in float64, the mean over donors; asks what is not known yet."""
         self.ask(questions)
-        return torch.stack([self.table[question.key][READINGS.index(score)] for question in questions], 1)
+        which = READINGS.index(score)
+        answers = [[self.table[part.key][which] for part in parts_of(question)] for question in questions]
+        return torch.stack([torch.stack(each).mean(0) if len(each) > 1 else each[0] for each in answers], 1)
 
     def charge(self, questions: Sequence[Asked]) -> int:
         """What these questions and the clean image cost, in forward passes, less what was charged before."""
-        new = {question.key for question in (CLEAN, *questions)} - self.charged
+        new = {part.key for question in (CLEAN, *questions) for part in parts_of(question)} - self.charged
         self.charged |= new
         return len(new) * len(self.images)
 
@@ -132,12 +134,14 @@ class Answers:
 
     def _run_clean(self, network: nn.Module) -> None:
         assert self.chunk is not None
-        parts = in_chunks(lambda rows: logits(network(self.images[rows])), len(self.images), self.chunk)
-        output = torch.cat([part for _, part in parts])
+        outputs = list[Tensor]()
+        for rows, part in in_chunks(lambda rows: logits(network(self.images[rows])), len(self.images), self.chunk):
+            outputs.append(part)
+            self.n_forward += len(rows)
+        output = torch.cat(outputs)
         self.table[CLEAN.key] = readings(self.aim, output)
         if output.ndim == 2:
             self.top = output.topk(min(2, output.shape[1]), dim=1).indices
-        self.n_forward += len(self.images)
 
     def _run(self, network: nn.Module, fresh: list[Asked]) -> None:
         assert self.chunk is not None
@@ -151,9 +155,9 @@ class Answers:
 
         for rows, found in in_chunks(run, n * count, self.chunk):
             values[:, rows.to(device)] = found
+            self.n_forward += len(rows)
         for index, question in enumerate(fresh):
             self.table[question.key] = values.view(len(READINGS), n, count)[:, :, index].clone()
-        self.n_forward += n * count
 
 
 def chunk_of(images: Images, network: nn.Module) -> int:
@@ -204,7 +208,8 @@ def drawing(
         baseline = asked[0].baseline
         mask = kept([question.keep for question in asked if isinstance(question, Question)], image, size)
         if not depends_on_mask(baseline):
-            return blend(images[image], mask, replacing(baseline, name, image))
+            alone = image[:1] if int(image[0]) == int(image[-1]) else image
+            return blend(images[alone], mask, replacing(baseline, name, image))
         if mask.ndim != 3:
             raise BadInput(f"baseline '{baseline}' fills in whole pixels, not single channels.")
         return imputed(images[image], str(baseline), mask)

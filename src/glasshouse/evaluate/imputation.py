@@ -8,6 +8,7 @@ sizes alike.
 
 import warnings
 from dataclasses import dataclass
+from math import inf
 
 import torch
 import torch.nn.functional as F
@@ -32,8 +33,9 @@ def impute(
         v_p = sum_q w_pq v_q / sum_q w_pq,   q the 8 neighbours inside the image,   w = 1/6 beside, 1/12 diagonal
 
     with known values where `keep` is true. Rong et al., "A consistent and efficient evaluation strategy for attribution
-    methods", ICML 2022 (ROAD). Without noise nothing leaves the range of the pixels that stay. Where not one
-    pixel of an image stays, each channel becomes its mean over the whole image. Images do not influence each other.
+    methods", ICML 2022 (ROAD). Without noise this is harmonic inpainting, Laplace's equation on the pixel grid: nothing
+    leaves the range of the pixels that stay. Where not one pixel of an image stays, each channel becomes its mean over
+    the whole image. Images do not influence each other.
 
     Differs: solved by conjugate gradients until the error is below `tolerance`, where the paper factorises a matrix.
 
@@ -49,9 +51,9 @@ def impute(
         raise BadInput(
             f"the masks {tuple(keep.shape)} are not of these images {tuple(images.shape)}.", "Pass one `h w` per image."
         )
-    if noise < 0 or tolerance <= 0 or max_iterations < 1:
+    if not (0 <= noise < inf and tolerance > 0 and max_iterations >= 1):
         raise BadInput(
-            f"noise={noise}, tolerance={tolerance} or max_iterations={max_iterations} is too small.",
+            f"noise={noise}, tolerance={tolerance} or max_iterations={max_iterations} is too small, or not finite.",
             "noise is at least 0, tolerance above 0, max_iterations at least 1.",
         )
     hole = ~keep[:, None]
@@ -65,7 +67,7 @@ def impute(
     levels = levels_of(hole & some, known.dtype)
     filled = centre + half * settled(known, levels, tolerance, max_iterations)
     if noise:
-        field = torch.randn(images.shape[1:], generator=generator(seed))
+        field = torch.randn(images.shape[1:], generator=generator(seed), dtype=torch.float32)
         filled = filled + noise * field.to(filled)
     return torch.where(hole, filled.to(images.dtype), images)
 

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from glasshouse.core import (
+    Aim,
     BadInput,
     Explanation,
     Images,
@@ -157,11 +158,24 @@ def asked(
     same = answers.images is inputs or answers.images.equal(inputs)
     if module_of(answers.model) is not module_of(model) or not same:
         raise BadInput("the answers given are about another model or other images.", "Make Answers(model, images).")
-    if isinstance(target, list):
-        answers.ask([CLEAN])
-        if answers.aim.indices is None or answers.aim.indices.tolist() != target:
-            raise BadInput(f"the answers given are about another target than {target[:4]}.", "Make other Answers.")
+    if target is not None and not same_target(answers, target):
+        raise BadInput("the answers given are about another target.", "Make Answers(model, images, target).")
     return answers
+
+
+def same_target(answers: Answers, target: Target) -> bool:
+    """Whether answers are about this target: the same classes, or the very same function or weights."""
+    own, given = answers.aim.spec, Aim.of(target)
+    if given is answers.aim or given.spec is own:
+        return True
+    if callable(given.spec) or isinstance(given.spec, tuple):
+        return given.spec == own
+    answers.ask([CLEAN])
+    if isinstance(given.spec, Tensor) and given.spec.is_floating_point():
+        return isinstance(own, Tensor) and own.equal(given.spec)
+    classes, indices = torch.as_tensor(given.spec).tolist(), answers.aim.indices
+    wanted = classes if isinstance(classes, list) else [classes] * len(answers.images)
+    return indices is not None and indices.tolist() == wanted
 
 
 def list_metrics(pattern: str = "*") -> list[str]:

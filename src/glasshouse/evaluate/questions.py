@@ -4,7 +4,6 @@ An image is cut into features: the cells of a grid (pixels are the finest one), 
 segments of any shape. A question names the features that stay; pixels are made from it only when it is asked.
 """
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
@@ -14,19 +13,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from glasshouse.core import BadInput, Images, Maps, generator
-from glasshouse.core.mask import cell_sums, cells, ranks
-from glasshouse.evaluate.baselines import Baseline, Fill, depends_on_mask, filling, substrate
+from glasshouse.core.mask import blend, cell_sums, cells, ranks
+from glasshouse.evaluate.baselines import Baseline, Donors, Fill, depends_on_mask, filling, fingerprint, substrate
 
 Grid: TypeAlias = tuple[int, int]
-
-
-def fingerprint(*tensors: Tensor) -> str:
-    """A name for tensors: the same for the same values."""
-    digest = hashlib.blake2b(digest_size=16)
-    for tensor in tensors:
-        digest.update(f"{tuple(tensor.shape)}{tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -123,12 +113,11 @@ class Question(NamedTuple):
     """One version of every image, with some features replaced."""
 
     keep: Keep
-    baseline: float | int | str | Fill
+    baseline: float | int | str | Fill | Donors
 
     @property
     def key(self) -> tuple[Any, ...]:
-        filled = self.baseline.name if isinstance(self.baseline, Fill) else self.baseline
-        return (*self.keep.key, filled)
+        return (*self.keep.key, name_of(self.baseline))
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,10 +127,12 @@ class Changed:
     Args:
         name: tells this change from every other; equal names are asked once.
         change: must treat every image as if it were alone.
+        draws: other changes to ask for instead, whose mean answer is wanted.
     """
 
     name: tuple[Any, ...]
     change: Change
+    draws: tuple["Changed", ...] = ()
 
     @property
     def key(self) -> tuple[Any, ...]:
@@ -150,6 +141,20 @@ class Changed:
 
 Asked: TypeAlias = Question | Changed
 CLEAN = Question(FULL, "")
+
+
+def name_of(baseline: float | int | str | Fill | Donors) -> float | int | str:
+    """What tells a baseline from every other."""
+    return baseline.name if isinstance(baseline, Fill | Donors) else baseline
+
+
+def parts_of(question: Asked) -> tuple[Asked, ...]:
+    """What is asked of the model: the question itself, or one over each donor, and the answer is their mean."""
+    if isinstance(question, Changed):
+        return question.draws or (question,)
+    if isinstance(question.baseline, Donors):
+        return tuple(question._replace(baseline=fill) for fill in question.baseline.fills)
+    return (question,)
 
 
 def keeping(keep: Keep, baseline: Baseline) -> Question:
@@ -163,9 +168,14 @@ def keeping(keep: Keep, baseline: Baseline) -> Question:
 
 
 def grid_of(size: tuple[int, int], cells_px: int = 16) -> Grid:
-    """Rows and columns of about `cells_px` pixels: 7 to 14 along the shorter side, if it has as many."""
+    """Rows and columns of about `cells_px` pixels: 7 to 14 along the shorter side, if it has as many.
+
+    Equal cells where the side allows it: where they differ, any map without negative values puts the large ones first.
+    """
     shorter = min(size)
-    side = shorter / min(shorter, 14, max(7, shorter // cells_px))
+    wanted = min(shorter, 14, max(7, shorter // cells_px))
+    equal = [count for count in range(7, 15) if shorter % count == 0]
+    side = shorter / min(equal, key=lambda count: abs(count - wanted), default=wanted)
     return round(size[0] / side), round(size[1] / side)
 
 
@@ -237,10 +247,12 @@ def soft_mask(weights: Maps, baseline: Baseline = 0.0) -> Changed:
     fill = filling(baseline)
     if depends_on_mask(fill):
         raise BadInput(f"baseline '{fill}' fills holes, and a soft mask has none.", "Use 'blur', or another baseline.")
-    named = fill.name if isinstance(fill, Fill) else fill
+    mask = fingerprint(weights)
 
-    def change(images: Images, image: Int[Tensor, " m"]) -> Images:
-        behind = substrate(images, fill, image)
-        return torch.lerp(behind, images, weights.to(images)[image][:, None])
+    def over(behind: float | int | str | Fill | Donors, draws: tuple[Changed, ...] = ()) -> Changed:
+        def change(images: Images, image: Int[Tensor, " m"]) -> Images:
+            return blend(images, weights.to(images.device)[image], substrate(images, behind, image))
 
-    return Changed(("soft", fingerprint(weights), named), change)
+        return Changed(("soft", mask, name_of(behind)), change, draws)
+
+    return over(fill, tuple(over(each) for each in fill.fills) if isinstance(fill, Donors) else ())

@@ -84,22 +84,26 @@ class Suite(Noun):
 
         Below 0.5 between two baselines of one metric, what it says depends on what is filled in.
         """
-        orders = [self._ranks(metric) for metric in (first, second)]
-        if orders[0] is None or orders[1] is None or len(self.scores) < 2:
+        orders = [order for metric in (first, second) if (order := self._ranks(metric)) is not None]
+        if len(orders) < 2 or any(order.eq(order[0]).all() for order in orders):
             raise BadInput(f"'{first}' and '{second}' do not both order these explanations.", "Take two that do.")
-        a, b = ((order[:, None] - order).sign() for order in orders if order is not None)
+        a, b = ((order[:, None] - order).sign() for order in orders)
         return float((a * b).sum() / (a.square().sum() * b.square().sum()).sqrt())
 
     def _metrics(self) -> list[str]:
         return list(dict.fromkeys(name for own in self.scores.values() for name in own))
 
     def _ranks(self, metric: str) -> Tensor | None:
-        """The place of each explanation, 1 the best, equal means sharing theirs; None where there is no order."""
+        """The place of each explanation, 1 the best, equal means sharing theirs; None where there is no order.
+
+        Means are over the images that have a value for every explanation.
+        """
         found = [own[metric] for own in self.scores.values() if metric in own]
-        if len(found) < len(self.scores) or found[0].direction == "diagnostic" or any(s.mean != s.mean for s in found):
+        if len(found) < len(self.scores) or found[0].direction == "diagnostic":
             return None
-        sign = 1 if found[0].direction == "down" else -1
-        return mean_ranks(torch.tensor([[sign * score.mean for score in found]], dtype=torch.float64))[0] + 1
+        values = torch.stack([score.value.double() for score in found])
+        means = values[:, ~values.isnan().any(0)].mean(1, keepdim=True).T
+        return None if means.isnan().any() else mean_ranks(means if found[0].direction == "down" else -means)[0] + 1
 
 
 @sharing()
@@ -137,9 +141,12 @@ def suite(
     for explanation in named.values():
         belongs(explanation, inputs)
     before = 0 if answers is None else answers.n_forward
+    common: dict[str, Any] = {"target": target, "seed": seed} | ({} if masks is None else {"masks": masks})
+    for short, (info, own) in calls.items():
+        if lacking := set(list(info.parameters.parameters)[3:]) - set(info.defaults) - set(common) - set(own):
+            raise BadInput(f"{short} needs more than was given: '{min(lacking)}'.", "Put it into its settings.")
     asking = [short for short, (info, _) in calls.items() if "answers" in info.parameters.parameters]
     answers, known = answers_of(model, inputs, named, target, answers) if asking else (None, list[str]())
-    common: dict[str, Any] = {"target": target, "seed": seed} | ({} if masks is None else {"masks": masks})
     scores, skipped = {name: dict[str, Score]() for name in named}, {name: dict[str, str]() for name in named}
     apart = 0  # passes that metrics make by themselves, such as to explain once more
 
@@ -149,8 +156,6 @@ def suite(
         charged = len(found.charged) if found else 0
         try:
             score = info.function(model, inputs, named[name], **given(info, own, common | {"answers": found}))
-        except TypeError as error:  # an argument that only this metric needs, such as other images
-            raise BadInput(f"{short} needs more than was given: {error}.", "Put it into its settings.") from error
         except GlasshouseError as error:
             skipped[name][short] = str(error)
             return
