@@ -47,6 +47,17 @@ def test_where_there_is_nothing_to_compare_with_the_reason_says_so(cnn, images, 
     assert set(score.reason) == {reason}
 
 
+@pytest.mark.parametrize("broken", [torch.nan, torch.inf])
+def test_values_that_are_no_numbers_have_a_reason_and_harm_no_other(cnn, images, broken):
+    explanation = attribute.integrated_gradients(cnn, images, n_steps=2)
+    native = explanation.native.clone()
+    native[1, 0, 2, 3] = broken
+    score = evaluate.completeness_gap(cnn, images, replace(explanation, native=native))
+    assert score.reason == ("", "not_finite", "")
+    whole = evaluate.completeness_gap(cnn, images, explanation)
+    assert score.value[::2].equal(whole.value[::2])
+
+
 def test_a_score_that_does_not_change_has_no_relative_gap(linear, inputs):
     linear.weight.data.zero_()
     explanation = attribute.integrated_gradients(linear, inputs, 0, n_steps=2)

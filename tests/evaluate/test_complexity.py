@@ -94,6 +94,12 @@ def test_a_count_of_pixels_is_of_each_map_by_itself_where_quantus_divides_by_the
     torch.testing.assert_close(score.extras["share"], score.value / 252)
 
 
+def test_what_was_chosen_is_recorded(shapes):
+    assert effective_complexity_count(*shapes, eps=0.2).settings == {"eps": 0.2}
+    assert spread(*shapes, share=0.2).settings == {"share": 0.2}
+    assert high_frequency(*shapes, longest_px=3.0).settings == {"longest_px": 3.0}
+
+
 def test_one_pixel_counts_as_one_and_an_even_map_as_all(shapes):
     assert effective_complexity_count(*shapes).value[:2].tolist() == [1, 48]
 

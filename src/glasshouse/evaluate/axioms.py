@@ -33,8 +33,10 @@ def gap_plan(explanation: Explanation, baseline: float, score: Reading) -> Metri
     def reduce(table: Float[Tensor, "n r"]) -> Result:
         change = table[:, 0] - table[:, 1]
         value = (total.to(change) - change).abs() / change.abs().clamp(min=1e-12)
-        still = (change == 0).tolist()
-        reason = tuple("no_change" if same else "" for same in still)
+        reason = tuple(
+            "no_change" if still else "" if good else "not_finite"
+            for good, still in zip(total.isfinite().tolist(), (change == 0).tolist(), strict=True)
+        )
         return Result(value, torch.zeros_like(value), reason, {"total": total, "change": change})
 
     settings = {"baseline": baseline}

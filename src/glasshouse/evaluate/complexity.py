@@ -5,6 +5,7 @@ concentrated as can be. So none has a chance level, and none is judged.
 """
 
 import math
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +20,12 @@ from glasshouse.evaluate.questions import grid_of
 
 
 def shape_score(
-    name: str, explanation: Explanation, value: PerImage, direction: Direction, extras: dict[str, Tensor] | None = None
+    name: str,
+    explanation: Explanation,
+    value: PerImage,
+    direction: Direction,
+    extras: Mapping[str, Tensor] = {},
+    settings: Mapping[str, float] = {},
 ) -> Score:
     """An exact score of a map alone; a map without any weight has none."""
     flat = explanation.heatmap.flatten(1)
@@ -28,7 +34,7 @@ def shape_score(
         "" if good and some else "zero_total" if good else "not_finite"
         for good, some in zip(finite, weighty, strict=True)
     )
-    return score_of(name, Result(value, torch.zeros_like(value), reason, extras or {}), None, direction, {})
+    return score_of(name, Result(value, torch.zeros_like(value), reason, dict(extras)), None, direction, settings)
 
 
 def shares(explanation: Explanation) -> Float[Tensor, "n d"]:
@@ -120,7 +126,8 @@ def effective_complexity_count(
         raise BadInput(f"eps {eps} is not a part of the largest value.", "Use 0.01.")
     weight = explanation.heatmap.flatten(1).double().abs()
     value = (weight > eps * weight.amax(1, keepdim=True)).sum(1).double()
-    return shape_score("effective_complexity_count", explanation, value, "down", {"share": value / weight.shape[1]})
+    extras = {"share": value / weight.shape[1]}
+    return shape_score("effective_complexity_count", explanation, value, "down", extras, {"eps": eps})
 
 
 @registered("evaluate", cost=lambda settings, shape: Cost(0))
@@ -143,7 +150,7 @@ def spread(model: Model | nn.Module, inputs: Images, explanation: Explanation, *
     numbers = parts(top).flatten(1)
     own = torch.arange(1, numbers.shape[1] + 1, device=numbers.device)
     extras = {"components": (numbers == own).sum(1).double(), "pixels": top.flatten(1).sum(1).double()}
-    return shape_score("spread", explanation, value, "diagnostic", extras)
+    return shape_score("spread", explanation, value, "diagnostic", extras, {"share": share})
 
 
 def distance_to_centre(masks: Masks) -> PerImage:

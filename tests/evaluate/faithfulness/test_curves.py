@@ -60,7 +60,7 @@ def test_a_random_ranking_gains_nothing_and_the_error_says_how_far_it_may_stray(
     score = evaluate.srg(linear, many, explained(random_maps(300)), n_steps=8, score="logit", baseline=0.0)
     assert abs(score.mean) < 3 * score.error
     assert (score.value.abs() > 3 * score.stderr).float().mean() < 0.05
-    assert score.stderr.square().mean().sqrt() == pytest.approx(float(score.value.std()), rel=0.2)
+    assert score.stderr.square().mean().sqrt() == pytest.approx(float(score.value.std()), rel=0.08)
 
 
 class Gate(nn.Module):
@@ -146,11 +146,16 @@ def test_too_few_steps_are_refused(linear, inputs, contributions, explained, cal
         call(model=linear, inputs=inputs, explanation=explained(contributions.float()))
 
 
-def test_the_area_is_also_given_as_a_share_of_the_clean_score(linear, inputs, contributions, explained):
+def test_the_area_is_also_given_as_a_share_of_the_clean_score_where_that_is_above_0(
+    linear, inputs, contributions, explained
+):
     clean = contributions.flatten(1).sum(1).float()
+    assert len(set((clean > 0).tolist())) == 2
     for metric in (evaluate.deletion, evaluate.insertion):
         score = metric(linear, inputs, explained(contributions.float()), **EXACT)
-        torch.testing.assert_close(score.extras["normalised"], score.value / clean)
+        share = [area / whole if whole > 0 else torch.nan for area, whole in zip(score.value, clean, strict=True)]
+        torch.testing.assert_close(score.extras["normalised"], torch.tensor(share), equal_nan=True)
+        assert score.valid.all()
 
 
 @pytest.fixture
@@ -176,6 +181,14 @@ def test_segments_that_are_cells_give_the_curves_of_cells(linear, inputs, contri
     two = metric(linear, inputs, explanation, grid=Segments.of(labels), **settings)
     torch.testing.assert_close(one.value, two.value)
     torch.testing.assert_close(one.extras["fraction"], two.extras["fraction"])
+
+
+def test_segments_of_other_images_are_refused(linear, inputs, contributions, explained):
+    explanation, labels = explained(contributions.float()), torch.arange(48).view(1, 6, 8)
+    for wrong in (labels.expand(2, 6, 8), labels[:, :5].expand(3, 5, 8)):
+        for metric in (evaluate.deletion, evaluate.insertion, evaluate.srg):
+            with pytest.raises(BadInput, match="not of these maps"):
+                metric(linear, inputs, explanation, grid=Segments.of(wrong))
 
 
 @pytest.mark.parametrize(("metric", "settings"), CURVES)

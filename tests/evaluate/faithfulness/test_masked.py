@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from glasshouse import attribute
-from glasshouse.core import blur
+from glasshouse.core import Model, Preprocess, blur
 from glasshouse.evaluate.engine import Answers
 from glasshouse.evaluate.faithfulness.masked import adcc, average_drop, average_gain, increase_in_confidence
 
@@ -89,6 +89,14 @@ def test_another_baseline_shows_through_where_the_map_is_low(cnn, images, explai
     seen = mask * images + (1 - mask) * blur(images, 2.0)
     score = average_drop(cnn, images, explained(maps, 1), baseline="blur:2")
     torch.testing.assert_close(score.extras["masked"], cnn(seen).softmax(1)[:, 1].detach(), atol=1e-6, rtol=1e-5)
+
+
+def test_a_colour_is_recorded_by_its_name(cnn, images, explained, random_maps):
+    model = Model.of(cnn, preprocess=Preprocess(size=(14, 18), mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)))
+    score = average_drop(model, images, explained(random_maps(3, (14, 18)), 1), baseline="rgb:0.5")
+    assert score.settings["baseline"] == "rgb:0.5"
+    black = average_drop(cnn, images, explained(random_maps(3, (14, 18)), 1), baseline=0.0)
+    torch.testing.assert_close(score.value, black.value)  # 0.5 is normalised to 0
 
 
 def test_a_score_without_room_has_a_reason(linear, inputs, explained, contributions):

@@ -39,7 +39,7 @@ def gate_map(explained):
 
 
 def test_noise_on_a_linear_model_moves_it_by_the_weights_it_falls_on(linear, inputs, contributions, explained):
-    explanation, settings = explained(contributions.float()), {"score": "logit", "noise": 0.3, "n_samples": 400}
+    explanation, settings = explained(contributions.float()), {"score": "logit", "noise": 0.3, "n_samples": 120}
     weight = linear.weight.detach().flatten()
     top, rest = (metric(linear, inputs, explanation, **settings) for metric in (pgi, pgu))
     for index, c in enumerate(contributions.flatten(1)):
@@ -47,8 +47,8 @@ def test_noise_on_a_linear_model_moves_it_by_the_weights_it_falls_on(linear, inp
         for score, chosen in ((top, order[:12]), (rest, order[12:])):
             expected = 0.3 * float(weight[chosen].norm()) * math.sqrt(2 / math.pi)  # mean of |normal|
             assert float(score.value[index]) == pytest.approx(expected, abs=4 * float(score.stderr[index]))
-            relative = math.sqrt((math.pi / 2 - 1) / 400)
-            assert float(score.stderr[index]) == pytest.approx(expected * relative, rel=0.2)
+            relative = math.sqrt((math.pi / 2 - 1) / 120)
+            assert float(score.stderr[index]) == pytest.approx(expected * relative, rel=0.3)
     assert (top.direction, rest.direction) == ("up", "down")
 
 
@@ -75,7 +75,7 @@ def test_single_values_of_an_rgb_image_are_disturbed_by_themselves(linear):
     linear.weight.data = torch.randn(3, 6, 8, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
     images = torch.randn(2, 3, 6, 8, generator=torch.Generator().manual_seed(6), dtype=torch.float64)
     explanation = attribute.input_x_gradient(linear, images, 0)
-    score = pgi(linear, images, explanation, share=0.1, grid=Elements((3, 6, 8)), score="logit", n_samples=300)
+    score = pgi(linear, images, explanation, share=0.1, grid=Elements((3, 6, 8)), score="logit", n_samples=100)
     for index, c in enumerate((linear.weight * images).detach().flatten(1)):
         weight = linear.weight.detach().flatten()[c.abs().argsort(descending=True)[:14]]
         expected = 0.1 * float(weight.norm()) * math.sqrt(2 / math.pi)
@@ -133,8 +133,9 @@ def test_the_error_is_the_mean_over_draws(linear, explained):
     images[0, 0, 0, 0], images[0, 0, 1, 1], images[0, 0, 4, 4] = 0.0, 1.0, 0.5  # u is uniform over 0…1
     maps = linear.weight.detach().float() + torch.linspace(0, 0.1, 48).view(1, 6, 8)
     error = 1 / 12
-    for eps, needed in ((error * 1.3, 0), (error / 1.3, 1)):
-        score = effective_complexity(linear, images, explained(maps), score="logit", eps=eps, n_samples=200)
+    for eps, needed in ((error * 1.4, 0), (error / 1.4, 1)):
+        settings = {"score": "logit", "eps": eps, "n_samples": 120, "grid": (3, 4)}
+        score = effective_complexity(linear, images, explained(maps), **settings)
         assert score.value.tolist() == [needed]
     unsure = effective_complexity(linear, images, explained(maps), score="logit", eps=error, n_samples=10)
     assert 0 < unsure.stderr.item() <= 0.51  # 0 or 1, by luck of the draw
@@ -153,16 +154,18 @@ def test_images_of_different_numbers_of_segments_bisect_for_themselves(linear, i
     fine = cells((6, 8), (3, 4))
     labels, maps = torch.stack([fine, fine // 4 + 7, fine // 2]), contributions.float()
     for metric in METRICS:
-        together = metric(linear, inputs, explained(maps), grid=Segments.of(labels))
+        together = metric(linear, inputs, explained(maps), grid=Segments.of(labels), n_samples=4)
         for index in range(3):
             one = slice(index, index + 1)
-            alone = metric(linear, inputs[one], explained(maps[one]), grid=Segments.of(labels[one]))
+            alone = metric(linear, inputs[one], explained(maps[one]), grid=Segments.of(labels[one]), n_samples=4)
             torch.testing.assert_close(alone.value, together.value[one])
             torch.testing.assert_close(alone.stderr, together.stderr[one])
 
 
-@pytest.mark.parametrize("grid", [None, (1, 1), (1, 2), (3, 4), (5, 7), (8, 8)])
-@pytest.mark.parametrize("baseline", ["noise", "permute", "blur"])
+@pytest.mark.parametrize(
+    ("grid", "baseline"),
+    [(None, "noise"), (None, "blur"), ((1, 1), "noise"), ((1, 2), "permute"), ((5, 7), "blur"), ((8, 8), "permute")],
+)
 def test_bisection_makes_the_passes_that_it_declares(cnn, images, explained, random_maps, counted, grid, baseline):
     settings = {"grid": grid, "baseline": baseline, "n_samples": 3}
     declared = find_method("effective_complexity", "evaluate").cost(settings, images.shape).forward
@@ -199,7 +202,7 @@ BAD = [
     (pgi, {"n_samples": 1}),
     (pgi, {"noise": 0.0}),
     (effective_complexity, {"eps": -1.0}),
-    (effective_complexity, {"n_samples": 0}),
+    (effective_complexity, {"n_samples": 1}),
 ]
 
 

@@ -51,11 +51,11 @@ def test_the_weights_of_a_linear_model_foresee_any_change(linear, inputs, explai
 
 
 def test_a_map_of_zeros_misses_sigma_squared_times_the_weights_squared(linear, inputs, explained):
-    score = evaluate.infidelity(linear, inputs, explained(torch.zeros(3, 6, 8)), n_samples=600, sigma=0.3)
+    score = evaluate.infidelity(linear, inputs, explained(torch.zeros(3, 6, 8)), n_samples=200, sigma=0.3)
     expected = 0.3**2 * float(linear.weight.detach().square().sum())
     assert ((score.value - expected).abs() < 4 * score.stderr).all()
     # (I . w)² has twice its mean squared as variance.
-    torch.testing.assert_close(score.stderr, torch.full((3,), expected * (2 / 600) ** 0.5), rtol=0.25, atol=0)
+    torch.testing.assert_close(score.stderr, torch.full((3,), expected * (2 / 200) ** 0.5), rtol=0.35, atol=0)
     torch.testing.assert_close(score.extras["normalised"], torch.ones(3))
     assert score.extras["beta"].tolist() == [0, 0, 0]
 
@@ -63,16 +63,16 @@ def test_a_map_of_zeros_misses_sigma_squared_times_the_weights_squared(linear, i
 def test_the_gradient_of_a_quadratic_misses_what_its_curvature_adds(quadratic, explained):
     images = torch.randn(2, 1, 2, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     gradient = (quadratic.slope + images.flatten(1) @ quadratic.curvature).view_as(images)
-    score = evaluate.infidelity(quadratic, images, gradient_of(explained, gradient), n_samples=1500, sigma=0.5)
+    score = evaluate.infidelity(quadratic, images, gradient_of(explained, gradient), n_samples=400, sigma=0.5)
     curvature = quadratic.curvature
     expected = 0.5**4 / 4 * float(curvature.trace() ** 2 + 2 * (curvature @ curvature).trace())
     assert ((score.value - expected).abs() < 4 * score.stderr).all()
-    assert (score.stderr < 0.15 * expected).all()
+    assert (score.stderr < 0.25 * expected).all()
 
 
 def test_the_errors_of_repeated_draws_are_the_standard_error(cnn, images, explained, random_maps):
     explanation = explained(random_maps(3, (14, 18)), 1)
-    runs = [evaluate.infidelity(cnn, images, explanation, n_samples=20, seed=seed) for seed in range(25)]
+    runs = [evaluate.infidelity(cnn, images, explanation, n_samples=16, seed=seed) for seed in range(20)]
     spread = torch.stack([run.value for run in runs]).std(0)
     error = torch.stack([run.stderr for run in runs]).square().mean(0).sqrt()
     torch.testing.assert_close(error, spread, rtol=0.35, atol=0)
@@ -110,11 +110,11 @@ def test_noise_is_the_same_for_every_image_and_differs_between_samples(linear, i
 
 def test_quantus_infidelity_piles_up_its_perturbations_ours_starts_each_from_the_image(linear, inputs, explained):
     # The drop for a linear model is I . w: independent draws have the variance of one, not of a sum of many.
-    extras = evaluate.infidelity(linear, inputs, explained(torch.ones(3, 6, 8)), n_samples=600, sigma=0.3).extras
+    extras = evaluate.infidelity(linear, inputs, explained(torch.ones(3, 6, 8)), n_samples=200, sigma=0.3).extras
     one = 0.3 * float(linear.weight.detach().norm())
-    torch.testing.assert_close(extras["drops"].std(1), torch.full((3,), one), rtol=0.1, atol=0)
-    first, last = extras["drops"][:, :300].std(1), extras["drops"][:, 300:].std(1)
-    torch.testing.assert_close(first, last, rtol=0.2, atol=0)
+    torch.testing.assert_close(extras["drops"].std(1), torch.full((3,), one), rtol=0.2, atol=0)
+    first, last = extras["drops"][:, :100].std(1), extras["drops"][:, 100:].std(1)
+    torch.testing.assert_close(first, last, rtol=0.3, atol=0)
 
 
 def test_the_best_factor_is_the_least_squares_one(cnn, images):
@@ -230,6 +230,13 @@ def test_an_image_scores_as_among_others_whatever_the_chunk(cnn, images, perturb
     for n in range(3):
         alone = evaluate.infidelity(cnn, images[n : n + 1], explanation[n], **settings)
         torch.testing.assert_close(alone.value, together.value[n : n + 1], rtol=1e-4, atol=1e-7)
+
+
+def test_where_the_score_never_moves_there_is_nothing_to_divide_by(linear, inputs, contributions, explained):
+    linear.weight.data.zero_()
+    score = evaluate.infidelity(linear, inputs, explained(contributions), n_samples=4)
+    assert (score.value > 0).all()
+    assert score.extras["normalised"].isnan().all()
 
 
 def test_a_constant_map_has_a_value_and_a_broken_one_a_reason(cnn, images, explained):

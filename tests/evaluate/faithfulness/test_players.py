@@ -1,15 +1,19 @@
 """Parts as players: gates whose single effects and Shapley values are known by hand."""
 
-from itertools import combinations
+import math
+from itertools import combinations, permutations
 from math import factorial
 
 import pytest
 import torch
+from scipy.stats import spearmanr
 from torch import Tensor, nn
 
 from glasshouse import data, evaluate
 from glasshouse.core import BadInput
+from glasshouse.evaluate.baselines import substrate
 from glasshouse.evaluate.faithfulness.players import part_single_deletion, shapley_gap, shapley_values
+from glasshouse.evaluate.imputation import impute
 
 PARTS = torch.zeros(1, 2, 4, 6, dtype=torch.bool)
 PARTS[0, 0, :2, :3], PARTS[0, 1, 2:, 3:] = True, True
@@ -106,13 +110,57 @@ def test_renderings_without_a_part_may_take_the_place_of_a_fill(linear, inputs, 
     torch.testing.assert_close(both[0].extras["drops"], both[1].extras["drops"])
 
 
-def test_random_maps_are_at_chance(linear, inputs, explained, random_maps, five):
-    many, parts = inputs[:1].expand(400, 1, 6, 8), five[:1].expand(400, 5, 6, 8)
-    maps = explained(random_maps(400))
+def test_random_maps_are_at_chance_and_the_error_says_how_far_they_stray(linear, inputs, explained, random_maps, five):
+    many, parts = inputs[:1].expand(300, 1, 6, 8), five[:1].expand(300, 5, 6, 8)
+    maps = explained(random_maps(300))
     deletion = part_single_deletion(linear, many, maps, parts, baseline=0.0)
     assert abs(deletion.mean - 0.5) < 3 * deletion.error
+    torch.testing.assert_close(deletion.stderr, deletion.value.std().expand(300), rtol=0.15, atol=0)
     gap = shapley_gap(linear, many, maps, parts, baseline=0.0)
     assert abs(gap.mean - 1) < 3 * gap.error
+
+
+@pytest.mark.parametrize("count", [3, 4, 5])
+def test_the_right_order_of_few_parts_may_be_luck(linear, inputs, contributions, explained, count):
+    labels = torch.arange(48).view(6, 8) * count // 48
+    parts = torch.stack([labels == part for part in range(count)])[None].expand(3, count, 6, 8)
+    score = part_single_deletion(linear, inputs, explained(contributions), parts, baseline=0.0)
+    assert score.value.tolist() == pytest.approx([1] * 3)
+    variance = sum(spearmanr(range(count), order).statistic ** 2 for order in permutations(range(count)))
+    assert score.stderr.tolist() == pytest.approx([0.5 * math.sqrt(variance / factorial(count))] * 3)
+    assert (score.value - 0.5 < 3 * score.stderr).all()
+
+
+def test_values_of_one_sign_have_an_even_map_to_beat(linear, inputs, explained, five):
+    linear.weight.data = linear.weight.abs()
+    score = shapley_gap(linear, inputs.abs(), explained(torch.rand(3, 6, 8)), five, baseline=0.0)
+    area = torch.tensor([10.0, 10, 10, 10, 8])
+    for even, shapley in zip(score.extras["even"], score.extras["shapley"], strict=True):
+        assert float(even) == pytest.approx(float(1 - shapley @ area / shapley.norm() / area.norm()), abs=1e-6)
+    assert (score.extras["even"] < 0.5).all()
+
+
+@pytest.mark.parametrize("baseline", ["mean", "blur:2", "road:0", "image_mean"])
+def test_parts_that_overlap_leave_together_and_any_baseline_takes_their_place(cnn, images, explained, baseline):
+    parts = torch.rand(3, 4, 14, 18, generator=torch.Generator().manual_seed(0)) < 0.4
+    parts[1, 2] = False
+    explanation = explained(torch.randn(3, 14, 18, generator=torch.Generator().manual_seed(1)), 1)
+    shapley = shapley_gap(cnn, images, explanation, parts, baseline=baseline)
+    drops = part_single_deletion(cnn, images, explanation, parts, baseline=baseline).extras["drops"]
+
+    def seen(image, gone):
+        """The score of one image, all of whose pixels in any of these parts are replaced."""
+        keep = ~parts[image, gone].any(0)[None]
+        one = images[image : image + 1]
+        fill = impute(one, keep, noise=0.0) if baseline == "road:0" else substrate(one, baseline)
+        return float(cnn(torch.where(keep, one, fill))[0, 1].detach())
+
+    for image in range(3):
+        worth = [seen(image, [p for p in range(4) if not number >> p & 1]) for number in range(16)]
+        expected = shapley_values(torch.tensor([worth], dtype=torch.float64))[0].float()
+        torch.testing.assert_close(shapley.extras["shapley"][image], expected, atol=1e-5, rtol=1e-3)
+        slow = torch.tensor([worth[15] - worth[15 - (1 << p)] for p in range(4)])
+        torch.testing.assert_close(drops[image], slow, atol=1e-5, rtol=1e-3)
 
 
 def test_an_image_scores_the_same_alone(linear, inputs, explained, random_maps, five):

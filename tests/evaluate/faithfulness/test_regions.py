@@ -67,7 +67,9 @@ def test_selectivity_is_deletion_patch_by_patch(linear, inputs, contributions, e
         falling = sums(c, cells((6, 8), (2, 2)))
         assert value == pytest.approx(trapezoid([sum(falling[k:]) for k in range(5)]), abs=1e-5)
     assert score.direction == "down"
-    torch.testing.assert_close(score.extras["normalised"], score.value / contributions.flatten(1).sum(1).float())
+    clean = contributions.flatten(1).sum(1).float()
+    share = torch.where(clean > 0, score.value / clean, torch.nan)
+    torch.testing.assert_close(score.extras["normalised"], share, equal_nan=True)
 
 
 def test_where_all_contribute_equally_every_order_loses_half(linear, inputs, explained, random_maps):
@@ -196,7 +198,7 @@ def test_a_random_ranking_gains_nothing_and_the_error_says_how_far_it_may_stray(
     score = road(linear, many, explained(random_maps(300)), **EXACT)
     assert abs(score.mean) < 3 * score.error
     assert (score.value.abs() > 3 * score.stderr).float().mean() < 0.05
-    assert score.stderr.square().mean().sqrt() == pytest.approx(float(score.value.std()), rel=0.2)
+    assert score.stderr.square().mean().sqrt() == pytest.approx(float(score.value.std()), rel=0.08)
 
 
 def test_luck_over_fractions_everywhere_is_that_of_the_whole_curve():

@@ -202,10 +202,10 @@ def test_effects_are_mean_squared_changes_over_donors_and_their_root_scores_1(cn
 
 
 def effects_of_a_linear_model(kind, explained, replace_by):
-    """Images `n 12` of 3 × 4 pixels, squared weights, and effects from 300 draws of each pixel."""
+    """Images `n 12` of 3 × 4 pixels, squared weights, and effects from 120 draws of each pixel."""
     draws = torch.Generator().manual_seed(0)
     weight, images = torch.randn(1, 3, 4, generator=draws), torch.randn(2, 1, 3, 4, generator=draws)
-    settings = {"n_samples": 300, "grid": (3, 4), "replace_by": replace_by}
+    settings = {"n_samples": 120, "grid": (3, 4), "replace_by": replace_by}
     score = evaluate.monotonicity_correlation(kind(weight), images, explained((weight * images)[:, 0]), **settings)
     return images.flatten(1), weight.flatten().square(), score.extras["effects"]
 
@@ -216,13 +216,13 @@ def test_uniform_replacements_of_a_linear_model_have_their_closed_form(linear, e
     low, high = images.amin(1, True), images.amax(1, True)
     expected = squared * ((images - (low + high) / 2).square() + (high - low).square() / 12)
     # The relative spread of (x - u)² is 0.9 at most, and 24 pixels are looked at.
-    assert (effects / expected - 1).abs().max() < 3.5 * 0.9 / math.sqrt(300)
+    assert (effects / expected - 1).abs().max() < 3.5 * 0.9 / math.sqrt(120)
 
 
 def test_the_images_own_pixels_can_stand_in(linear, explained):
     images, squared, effects = effects_of_a_linear_model(type(linear), explained, "permute")
     gaps = (images[:, :, None] - images[:, None, :]).square()
-    error = (gaps.var(2) / 300).sqrt() * squared
+    error = (gaps.var(2) / 120).sqrt() * squared
     assert ((effects - squared * gaps.mean(2)).abs() < 4 * error).all()
 
 
@@ -287,7 +287,7 @@ def test_rounding_is_not_sensitivity(inputs, explained):
             return torch.stack([score, torch.zeros_like(score)], 1)
 
     exact = (weight * inputs)[:, 0].float()
-    score = evaluate.non_sensitivity(Offset(), inputs.float(), explained(exact), grid=PIXELS)
+    score = evaluate.non_sensitivity(Offset(), inputs.float(), explained(exact), grid=PIXELS, tolerance=1e-7)
     assert score.value.tolist() == [0, 0, 0]
 
 
@@ -375,7 +375,7 @@ def test_constant_and_broken_maps_have_a_reason_or_a_value(linear, inputs, expla
     ("name", "settings", "said"),
     [
         ("monotonicity_correlation", {"n_samples": 0}, "0 draws"),
-        ("monotonicity_correlation", {"donors": torch.zeros(2, 1, 6, 7)}, "cannot stand in"),
+        ("monotonicity_correlation", {"donors": torch.zeros(2, 1, 6, 7)}, "do not have the shape"),
         ("non_sensitivity", {"tolerance": 1.0}, "tolerance"),
         ("faithfulness_estimate", {"grid": (7, 8)}, "cannot cut"),
         ("faithfulness_estimate", {"grid": segments(4)}, "not of these maps"),

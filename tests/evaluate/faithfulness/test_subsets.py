@@ -5,11 +5,12 @@ from itertools import combinations
 
 import pytest
 import torch
+from scipy.stats import spearmanr
 from torch import nn
 
 from glasshouse import evaluate
 from glasshouse.core import BadInput, find_method
-from glasshouse.evaluate.faithfulness.features import distinct_sets, own_sets
+from glasshouse.evaluate.faithfulness.features import distinct_sets, luck, own_sets
 from glasshouse.evaluate.faithfulness.subsets import sizes_of
 from glasshouse.evaluate.questions import Elements, Segments
 
@@ -30,12 +31,27 @@ def test_exact_contributions_correlate_perfectly(linear, inputs, contributions, 
 
 
 @each
-def test_random_maps_correlate_by_chance_only(linear, explained, random_maps, metric):
+@pytest.mark.parametrize("kind", ["signed", "positive"])
+def test_random_maps_correlate_by_chance_only(linear, explained, random_maps, metric, kind):
     many = torch.randn(200, 1, 6, 8, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
-    score = metric(linear, many, explained(random_maps(200)), n_samples=64)
+    maps = random_maps(200) if kind == "signed" else random_maps(200).exp()
+    score = metric(linear, many, explained(maps), n_samples=64)
     assert abs(score.mean) < 3 * score.error
     assert (score.value.abs() > 3 * score.stderr).float().mean() < 0.05
     assert score.stderr.square().mean().sqrt() == pytest.approx(float(score.value.std()), rel=0.25)
+
+
+@each
+def test_the_errors_of_repeated_draws_are_the_standard_error_but_for_the_luck_of_maps(
+    cnn, images, explained, random_maps, metric
+):
+    """The luck of random maps is no matter of the draw; without it, what is left is the spread over seeds."""
+    maps = random_maps(3, (14, 18)) + 0.5 * images.sum(1)
+    settings = {"n_samples": 20, "grid": (6, 8)}
+    runs = [metric(cnn, images, explained(maps, 1), seed=seed, **settings) for seed in range(20)]
+    value, stderr = (torch.stack([getattr(run, name).double() for run in runs]) for name in ("value", "stderr"))
+    drawn = (stderr.square() - (1 - value.square()).square() / 47).mean(0).sqrt()
+    torch.testing.assert_close(drawn, value.std(0), rtol=0.4, atol=0)
 
 
 def test_the_correlation_is_that_of_sums_and_drops(cnn, images, explained, random_maps):
@@ -43,6 +59,18 @@ def test_the_correlation_is_that_of_sums_and_drops(cnn, images, explained, rando
     for row in range(3):
         pair = torch.stack([score.extras["sums"][row], score.extras["drops"][row]]).double()
         assert float(score.value[row]) == pytest.approx(float(torch.corrcoef(pair)[0, 1]), abs=1e-4)
+
+
+def test_mu_fidelity_compares_ranks(cnn, images, explained, random_maps):
+    score = evaluate.mu_fidelity(cnn, images, explained(random_maps(3, (14, 18)).exp(), 1), n_samples=30)
+    for value, sums, drops in zip(score.value, score.extras["sums"], score.extras["drops"], strict=True):
+        assert float(value) == pytest.approx(spearmanr(sums, drops).statistic, abs=1e-5)
+
+
+def test_the_luck_of_a_random_map_shrinks_as_it_agrees():
+    # Pearson's r of n pairs has the standard error (1 - r²) / sqrt(n - 1).
+    expected = [1 / 4, 0.75 / 4, 0.75 / 4, 0, 1 / 8]
+    assert luck(torch.tensor([0, 0.5, -0.5, 1, 0]), [17, 17, 17, 17, 65]).tolist() == pytest.approx(expected)
 
 
 def test_sums_and_drops_come_from_the_same_sets(linear, inputs, contributions, explained):
@@ -100,6 +128,20 @@ def test_the_price_is_known_beforehand_whatever_the_settings(linear, inputs, con
 def segments(*numbers):
     """Label maps of 6 × 8 with so many segments each."""
     return Segments.of(torch.stack([torch.arange(48).view(6, 8) * number // 48 for number in numbers]))
+
+
+FEW = "few_features"
+
+
+@pytest.mark.parametrize(
+    ("grid", "reason"),
+    [((3, 5), (FEW,) * 3), ((4, 4), ("",) * 3), (segments(15, 16, 15), (FEW, "", FEW))],
+    ids=["15 cells", "16 cells", "segments"],
+)
+def test_fewer_than_16_different_sets_give_a_reason(linear, inputs, contributions, explained, grid, reason):
+    explanation = explained(contributions)
+    assert evaluate.faithfulness_correlation(linear, inputs, explanation, subset_size=1, grid=grid).reason == reason
+    assert evaluate.mu_fidelity(linear, inputs, explanation, fraction=0.06, grid=grid).reason == reason
 
 
 @each

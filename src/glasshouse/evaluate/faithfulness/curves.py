@@ -22,10 +22,10 @@ from glasshouse.core import (
 )
 from glasshouse.evaluate.baselines import Baseline
 from glasshouse.evaluate.engine import Answers
-from glasshouse.evaluate.metric import Metric, Result, answer, flaws
+from glasshouse.evaluate.faithfulness.features import faults_of, values_on
+from glasshouse.evaluate.metric import Metric, Result, answer
 from glasshouse.evaluate.questions import (
     Cells,
-    Elements,
     Features,
     Keep,
     Order,
@@ -40,28 +40,15 @@ from glasshouse.evaluate.questions import (
 )
 
 
-def steps(total: int, n_steps: int) -> list[int]:
-    """Numbers of cells removed, from none to all, in `n_steps` steps as equal as whole cells allow."""
-    if n_steps < 1:
-        raise BadInput(f"n_steps {n_steps} is not at least 1.")
-    count = min(n_steps, total)
-    return [round(place * total / count) for place in range(count + 1)]
-
-
 def area(curve: Float[Tensor, "n s"], fraction: Float[Tensor, "... s"]) -> PerImage:
     """Area under a curve over 0…1, by trapezoids, both ends included."""
     return torch.trapezoid(curve, fraction.to(curve), dim=1)
 
 
-def values_for(explanation: Explanation, features: Features | None) -> Float[Tensor, "n ..."]:
-    """What ranks these features: the heatmap; for single elements the method's own values."""
-    return explanation.native if isinstance(features, Elements) else explanation.heatmap
-
-
 def ordered(values: Float[Tensor, "n ..."], features: Features | None, seed: int) -> tuple[Order, tuple[str, ...]]:
     """Features (pixels for None) by the sum of the values in them, and why these cannot be ranked, per image."""
     features = features or (values.shape[-2], values.shape[-1])
-    return ranking(sums_over(values, features), features, seed), flaws(values.flatten(1)[:, None])
+    return ranking(sums_over(values, features), features, seed), faults_of(values)
 
 
 def own_counts(order: Order) -> Int[Tensor, " n"]:
@@ -86,8 +73,10 @@ def between(order: Order, low: Int[Tensor, " n"], high: Int[Tensor, " n"]) -> Ra
 
 
 def removals(order: Order, n_steps: int) -> Int[Tensor, "n s"]:
-    """`steps`, for each image's own number of features."""
-    count = len(steps(order.ranks.shape[1], n_steps)) - 1
+    """Numbers of features removed, from none to all of an image's own, in steps as equal as whole features allow."""
+    if n_steps < 1:
+        raise BadInput(f"n_steps {n_steps} is not at least 1.")
+    count = min(n_steps, order.ranks.shape[1])
     own = own_counts(order).double()
     return (torch.arange(count + 1, dtype=torch.float64, device=own.device) * own[:, None] / count).round().long()
 
@@ -117,7 +106,8 @@ def removal_curve(
 
     def reduce(curve: Float[Tensor, "n r"]) -> Result:
         value, clean = area(curve, fraction), curve[:, -1] if insert else curve[:, 0]
-        extras = {"curve": curve, "fraction": fraction, "normalised": value / clean}
+        normalised = torch.where(clean > 0, value / clean, torch.nan)
+        extras = {"curve": curve, "fraction": fraction, "normalised": normalised}
         return Result(value, torch.zeros_like(value), reason, extras)
 
     settings = {"n_steps": removed.shape[1] - 1, "baseline": baseline, "grid": order.grid, "seed": seed}
@@ -145,7 +135,8 @@ def deletion(
 
     Petsiuk, Das and Saenko, "RISE", BMVC 2018, sec. 4.2; pixel flipping in Bach et al., 2015. Trapezoids,
     with both the clean and the empty image; `extras["curve"]` holds the curve. A model that was unsure to
-    begin with scores low whatever the map; `extras["normalised"]` is divided by f(x), and compares images.
+    begin with scores low whatever the map; `extras["normalised"]` is divided by f(x), and compares images (NaN where
+    f(x) is not above 0, as a logit may be).
 
     Args:
         n_steps: steps from the clean to the empty image; 224 is 224 pixels per step for an image of 224.
@@ -155,7 +146,7 @@ def deletion(
         target: only needed where the explanation's target was a function or weights.
         seed: of the order of equal values.
     """
-    order, faults = ordered(values_for(explanation, grid), grid, seed)
+    order, faults = ordered(values_on(explanation, grid), grid, seed)
     metric = removal_curve("deletion", order, faults, n_steps, score, baseline, seed)
     return answer(metric, model, inputs, explanation, target, answers)
 
@@ -181,7 +172,7 @@ def insertion(
     Petsiuk, Das and Saenko, "RISE", BMVC 2018, sec. 4.2: Gaussian blur of 11 taps, sigma 5. Higher is better.
     Arguments as in `deletion`.
     """
-    order, faults = ordered(values_for(explanation, grid), grid, seed)
+    order, faults = ordered(values_on(explanation, grid), grid, seed)
     metric = removal_curve("insertion", order, faults, n_steps, score, baseline, seed)
     return answer(metric, model, inputs, explanation, target, answers)
 
@@ -274,7 +265,8 @@ def srg(
         area under the curve, least important removed first - area, most important removed first
 
     Bluecher, Vielhaben and Strodthoff, "Decoupling pixel flipping and occlusion strategy", TMLR 2024. 0 is
-    what a random ranking scores in expectation, so unlike deletion alone it does not reward an unsure model.
+    what a random ranking scores in expectation, so unlike deletion alone it does not reward an unsure model. Cells are
+    ranked by sums: where they differ in size, positive values without any order put the large ones first.
     The standard error is how far random rankings of the same image stray from 0 (see `spread_of_luck`); their 16
     forward passes are shared by all maps of the image through `answers`.
 
@@ -282,5 +274,5 @@ def srg(
         n_steps: partly removed images on each curve.
         grid: rows and columns of cells; None takes 7 to 14 along the shorter side. Or as in `deletion`.
     """
-    values = values_for(explanation, grid)
+    values = values_on(explanation, grid)
     return answer(gain_plan(values, n_steps, score, baseline, grid, seed), model, inputs, explanation, target, answers)

@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
-from glasshouse.core import BadInput, Explanation, Images, PerImage, generator
+from glasshouse.core import BadInput, Explanation, PerImage, generator
 from glasshouse.evaluate.agreement import correlation, mean_ranks
-from glasshouse.evaluate.baselines import Baseline, filling
+from glasshouse.evaluate.baselines import Baseline, Donors
 from glasshouse.evaluate.metric import flaws
 from glasshouse.evaluate.questions import (
     Cells,
@@ -35,8 +35,8 @@ MOST_AS_BYTES = 4096
 """Features up to which "all but one" is written down as a byte for each: d² bytes for d questions."""
 
 
-def values_on(explanation: Explanation, features: Features) -> Float[Tensor, "n ..."]:
-    """What is summed over features: the native values for single elements, else the heat map."""
+def values_on(explanation: Explanation, features: Features | None) -> Float[Tensor, "n ..."]:
+    """What is summed over features (pixels for None): the native values for single elements, else the heat map."""
     if isinstance(features, Segments) and features.labels.shape != explanation.heatmap.shape:
         labels, maps = tuple(features.labels.shape), tuple(explanation.heatmap.shape)
         raise BadInput(f"segments {labels} are not of these maps {maps}.", "Give one label map for each image.")
@@ -83,12 +83,6 @@ def correlated(
         pair = (mean_ranks(x), mean_ranks(y)) if by_rank else (x, y)
         value[rows], stderr[rows] = correlation(*pair, seed)
     return value, stderr
-
-
-def untied(values: Float[Tensor, "n g"], seed: int) -> Float[Tensor, "n g"]:
-    """Different numbers in the same order; chance decides between equal values, whatever other images have."""
-    by_chance = torch.rand(values.shape[1], generator=generator(seed), dtype=torch.float64).argsort().to(values.device)
-    return by_chance[values[:, by_chance].argsort(stable=True, dim=1)].argsort(1).double()
 
 
 def steady(values: Float[Tensor, "n g"], counts: Sequence[int]) -> Bool[Tensor, " n"]:
@@ -184,14 +178,12 @@ class Drawn(NamedTuple):
         return {"n_samples": len(self.images), "replace_by": self.source, "grid": features, "seed": self.seed}
 
 
-def replacements(inputs: Images, replace_by: Replacement, donors: Tensor | None, n_samples: int, seed: int) -> Drawn:
+def replacements(replace_by: Replacement, donors: Tensor | None, n_samples: int, seed: int) -> Drawn:
     """Draws of what takes the place of a feature: noise, the image's own pixels, or different ones of the donors."""
     if n_samples < 1 or replace_by not in get_args(Replacement):
         raise BadInput(f"{n_samples} draws of '{replace_by}'.", "Draw 'noise' or 'permute' at least once.")
     if donors is None:
         return Drawn([f"{replace_by}:{part}" for part in seeds(n_samples, seed)], replace_by, seed)
-    if len(donors) == 0 or donors.shape[1:] != inputs.shape[1:]:
-        seen, wanted = tuple(donors.shape), tuple(inputs.shape)
-        raise BadInput(f"donors {seen} cannot stand in for {wanted}.", "Give images of the same size and channels.")
-    picked = torch.randperm(len(donors), generator=generator(seed))[:n_samples].tolist()
-    return Drawn([filling(donors[index : index + 1]) for index in picked], "donors", seed)
+    fills = Donors.of(donors).fills
+    picked = torch.randperm(len(fills), generator=generator(seed))[:n_samples].tolist()
+    return Drawn([fills[index] for index in picked], "donors", seed)

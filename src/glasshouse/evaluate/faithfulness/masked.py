@@ -37,17 +37,21 @@ def unit_mask(maps: Maps) -> Maps:
     return torch.where(bad, 1.0, (maps - low) / torch.where(bad, 1.0, high - low))
 
 
-def masked_plan(
+def looked_through(
     name: str,
-    maps: Maps,
-    score: Reading,
-    baseline: Baseline,
+    model: Model | nn.Module,
+    inputs: Images,
+    explanation: Explanation,
     direction: Direction,
     value_of: Callable[[PerImage, PerImage], PerImage],
     fault_of: Callable[[float], str],
-) -> Metric:
+    score: Reading,
+    baseline: Baseline,
+    target: Target,
+    answers: Answers | None,
+) -> Score:
     """A number made of the score before and behind the mask. `fault_of` says what is wrong with a score before it."""
-    faults = flaws(maps)
+    faults = flaws(explanation.heatmap)
 
     def reduce(table: Float[Tensor, "n r"]) -> Result:
         before, behind = table.unbind(1)
@@ -55,8 +59,9 @@ def masked_plan(
         reason = tuple(fault or fault_of(clean) for fault, clean in zip(faults, before.tolist(), strict=True))
         return Result(value, torch.zeros_like(value), reason, {"clean": before, "masked": behind})
 
-    questions = (CLEAN, soft_mask(unit_mask(maps), baseline))
-    return Metric(name, questions, score, reduce, None, direction, {"baseline": baseline})
+    questions = (CLEAN, soft_mask(unit_mask(explanation.heatmap), told(baseline, inputs, model)))
+    metric = Metric(name, questions, score, reduce, None, direction, {"baseline": baseline})
+    return answer(metric, model, inputs, explanation, target, answers)
 
 
 def not_positive(clean: float) -> str:
@@ -90,9 +95,8 @@ def average_drop(
     Args:
         baseline: what shows through where the map is low; one that does not depend on the mask.
     """
-    maps = explanation.heatmap
-    metric = masked_plan("average_drop", maps, score, told(baseline, inputs, model), "down", drop_of, not_positive)
-    return answer(metric, model, inputs, explanation, target, answers)
+    common = (model, inputs, explanation)
+    return looked_through("average_drop", *common, "down", drop_of, not_positive, score, baseline, target, answers)
 
 
 @registered("evaluate", cost=lambda settings, shape: Cost(2), paper="Chattopadhay et al., WACV 2018")
@@ -117,11 +121,8 @@ def increase_in_confidence(
     def rises(before: PerImage, behind: PerImage) -> PerImage:
         return (behind > before).to(before)
 
-    maps = explanation.heatmap
-    metric = masked_plan(
-        "increase_in_confidence", maps, score, told(baseline, inputs, model), "up", rises, lambda clean: ""
-    )
-    return answer(metric, model, inputs, explanation, target, answers)
+    name, common = "increase_in_confidence", (model, inputs, explanation)
+    return looked_through(name, *common, "up", rises, lambda clean: "", score, baseline, target, answers)
 
 
 @registered("evaluate", cost=lambda settings, shape: Cost(2), paper="Zhang et al., Opti-CAM, CVIU 2024")
@@ -148,10 +149,8 @@ def average_gain(
     def certain(clean: float) -> str:
         return "already_certain" if clean >= 1 else ""
 
-    metric = masked_plan(
-        "average_gain", explanation.heatmap, "prob", told(baseline, inputs, model), "up", gained, certain
-    )
-    return answer(metric, model, inputs, explanation, target, answers)
+    common = (model, inputs, explanation)
+    return looked_through("average_gain", *common, "up", gained, certain, "prob", baseline, target, answers)
 
 
 @registered("evaluate", paper="Poppi et al., CVPRW 2021")

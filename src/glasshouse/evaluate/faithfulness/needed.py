@@ -21,7 +21,7 @@ from glasshouse.core import (
     registered,
 )
 from glasshouse.core.lift import setting
-from glasshouse.evaluate.baselines import Baseline
+from glasshouse.evaluate.baselines import Baseline, Donors
 from glasshouse.evaluate.engine import Answers
 from glasshouse.evaluate.faithfulness.curves import (
     between,
@@ -29,8 +29,8 @@ from glasshouse.evaluate.faithfulness.curves import (
     features_in,
     ordered,
     own_counts,
-    values_for,
 )
+from glasshouse.evaluate.faithfulness.features import values_on
 from glasshouse.evaluate.metric import Metric, Result, answer, asked, score_of, undefined
 from glasshouse.evaluate.questions import (
     CLEAN,
@@ -53,14 +53,21 @@ def n_rounds(total: int) -> int:
     return (total - 1).bit_length()
 
 
+def is_drawn(baseline: Any) -> bool:
+    """Whether a baseline is random and was not given its seed."""
+    return isinstance(baseline, str) and baseline in DRAWN
+
+
 def effective_costs(settings: Mapping[str, Any], shape: Sequence[int]) -> Cost:
-    draws = settings.get("n_samples", 8) if settings.get("baseline", "noise") in DRAWN else 1
+    draws = settings.get("n_samples", 8) if is_drawn(settings.get("baseline", "noise")) else 1
     return Cost(1 + draws * (1 + n_rounds(features_in(settings, shape))))
 
 
 def resampled(baseline: Baseline, n_samples: int, seed: int) -> list[Baseline]:
-    """What takes the place of the features that are not kept: several draws, or the one fixed thing."""
-    if not isinstance(baseline, str) or baseline not in DRAWN:
+    """What takes the place of the features that are not kept: several draws, each donor, or the one fixed thing."""
+    if isinstance(baseline, Donors):
+        return list(baseline.fills)
+    if not is_drawn(baseline):
         return [baseline]
     draws = torch.randint(2**31, (n_samples,), generator=generator(seed)).tolist()
     return [f"{baseline}:{draw}" for draw in draws]
@@ -137,12 +144,13 @@ def effective_complexity(
 
     Args:
         eps: mean squared change of the score that is no change.
-        baseline: "noise" and "permute" are drawn `n_samples` times; anything else takes the place of the rest once.
+        baseline: "noise" and "permute" are drawn `n_samples` times, `Donors` are one draw each; anything else takes the
+            place of the rest once.
         grid: features other than pixels, as in `deletion`.
     """
-    if eps < 0 or n_samples < 1:
-        raise BadInput(f"eps={eps} or n_samples={n_samples} is too small.", "eps is at least 0, n_samples at least 1.")
-    values = values_for(explanation, grid)
+    if eps < 0 or n_samples < 2:
+        raise BadInput(f"eps={eps} or n_samples={n_samples} is too small.", "eps is at least 0, n_samples at least 2.")
+    values = values_on(explanation, grid)
     (order, faults), found = ordered(values.abs(), grid, seed), asked(model, inputs, explanation, target, answers)
     if found is None:
         return undefined("effective_complexity", explanation, "custom_target", "down")
@@ -158,7 +166,8 @@ def effective_complexity(
 
 
 def share_costs(settings: Mapping[str, Any], shape: Sequence[int]) -> Cost:
-    return Cost(2 if settings.get("baseline") is not None else settings.get("n_samples", 32) + 1)
+    baseline = settings.get("baseline")
+    return Cost(settings.get("n_samples", 32) + 1 if baseline is None or is_drawn(baseline) else 2)
 
 
 def noisy(region: Ranked, noise: float, draw: int) -> Changed:
@@ -189,14 +198,14 @@ def gap_plan(
             f"share={share}, n_samples={n_samples} or noise={noise} is out of range.",
             "share lies between 0 and 1, n_samples is at least 2, noise above 0.",
         )
-    values = values_for(explanation, grid)
+    values = values_on(explanation, grid)
     order, faults = ordered(values.abs(), grid, seed)
     own = own_counts(order)
     top = (share * own.double()).round().long().clamp(min=1).minimum(own - 1)
     first, rest = between(order, torch.zeros_like(top), top), between(order, top, own)
     disturbed, left = (first, rest) if name == "pgi" else (rest, first)
     if baseline is not None:
-        questions: list[Asked] = [keeping(left, baseline)]
+        questions: list[Asked] = [keeping(left, fill) for fill in resampled(baseline, n_samples, seed)]
     else:
         draws = torch.randint(2**62, (n_samples,), generator=generator(seed)).tolist()
         questions = [noisy(disturbed, noise, draw) for draw in draws]
@@ -238,7 +247,8 @@ def pgi(
     Args:
         share: of the features that is disturbed.
         noise: standard deviation, in the model's input space.
-        baseline: takes the place of the features instead of noise on them; one forward pass, and exact.
+        baseline: takes the place of the features instead of noise on them; drawn as in `effective_complexity`. Exact
+            where that takes one forward pass.
         grid: features other than pixels, as in `deletion`.
     """
     metric = gap_plan("pgi", explanation, share, n_samples, noise, score, baseline, grid, seed)

@@ -136,7 +136,9 @@ def infidelity_plan(
         missed = scaled if scale == "optimal" else (expected - drop).square()
         value = missed.mean(1)
         stderr = missed.std(1) * (foreseen.unseen / missed.shape[1]) ** 0.5
-        extras = {"beta": beta, "optimal": scaled.mean(1), "normalised": value / drop.square().mean(1)}
+        moved = drop.square().mean(1)
+        normalised = torch.where(moved > 0, value / moved, torch.nan)
+        extras = {"beta": beta, "optimal": scaled.mean(1), "normalised": normalised}
         return Result(value, stderr, reason, extras | {"expected": expected, "drops": drop})
 
     return Metric("infidelity", (CLEAN, *foreseen.questions), score, reduce, None, "down", settings)

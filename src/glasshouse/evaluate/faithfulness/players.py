@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from glasshouse.core import BadInput, Cost, Explanation, Images, Maps, Model, Reading, Score, Target, registered
 from glasshouse.evaluate.agreement import spearman_over
-from glasshouse.evaluate.baselines import Baseline, Fill, filling, substrate, told
+from glasshouse.evaluate.baselines import Baseline
 from glasshouse.evaluate.engine import Answers
 from glasshouse.evaluate.metric import Metric, Result, answer, flaws
-from glasshouse.evaluate.questions import CLEAN, Asked, Changed, fingerprint
+from glasshouse.evaluate.questions import CLEAN, Asked, Cells, Changed, Segments, fingerprint, keeping
 
 MOST_PLAYERS = 10
 FEWEST_PARTS = 3
@@ -24,19 +24,26 @@ def part_mass(maps: Maps, parts: Bool[Tensor, "n p h w"]) -> Float[Tensor, "n p"
     return torch.einsum("nhw,nphw->np", maps.double(), parts.to(maps.device).double())
 
 
-def without(parts: Bool[Tensor, "n p h w"], gone: Sequence[int], baseline: Baseline) -> Asked:
-    """The question that shows the images without some parts."""
-    if not gone:
-        return CLEAN
-    taken = parts[:, list(gone)].any(1)
-    fill = filling(baseline)
-    named = fill.name if isinstance(fill, Fill) else fill
+class Pieces(NamedTuple):
+    """The images cut up along the borders of all parts, which may overlap, and which pieces each part is made of."""
 
-    def change(images: Images, image: Int[Tensor, " m"]) -> Images:
-        mask = taken.to(images.device)[image][:, None]
-        return torch.where(mask, substrate(images, fill, image), images)
+    features: Segments
+    made_of: Bool[Tensor, "p g"]
 
-    return Changed(("without", fingerprint(taken), named), change)
+    @staticmethod
+    def of(parts: Bool[Tensor, "n p h w"]) -> "Pieces":
+        labels = torch.zeros_like(parts[:, 0], dtype=torch.int64)
+        for part in parts.unbind(1):
+            labels = (2 * labels + part).unique(return_inverse=True)[1]
+        made_of = torch.zeros(parts.shape[1], int(labels.max()) + 1, dtype=torch.bool)
+        for row, part in zip(made_of, parts.unbind(1), strict=True):
+            row[labels[part].cpu()] = True
+        return Pieces(Segments(labels, fingerprint(labels)), made_of)
+
+    def without(self, gone: Sequence[int], baseline: Baseline) -> Asked:
+        """The question that shows the images without some parts; pixels of no part stay."""
+        stay = ~self.made_of[list(gone)].any(0)
+        return keeping(Cells(self.features, bytes(stay.byte().numpy())), baseline)
 
 
 def rendered(images: Float[Tensor, "n c h w"]) -> Asked:
@@ -73,15 +80,15 @@ def part_single_deletion(
     score: Reading = "logit",
     baseline: Baseline = "mean",
     target: Target = None,
-    seed: int = 0,
     answers: Answers | None = None,
 ) -> Score:
     """Whether the map puts more on the parts whose removal lowers the score more: 1 is the same order, 0.5 chance.
 
         (rho + 1) / 2,   rho = Spearman correlation over parts of   sum of a on the part   and   f(x) - f(x without it)
 
-    "Single deletion" of Hesse, Schaub-Meyer and Roth, "FunnyBirds", ICCV 2023. Parts that matter only together, or
-    that stand in for each other, have no single effect: compare `shapley_gap`.
+    "Single deletion" of Hesse, Schaub-Meyer and Roth, "FunnyBirds", ICCV 2023. The standard error is how far random
+    maps stray on p parts, 1 / (2 sqrt(p - 1)): on so few even the right order may be luck. Parts that matter only
+    together, or that stand in for each other, have no single effect: compare `shapley_gap`.
 
     Args:
         parts: where each part is seen; parts without a pixel take no part.
@@ -89,15 +96,14 @@ def part_single_deletion(
             fills the part with `baseline`, for a model that was trained on parts dropped like that.
     """
     belonging(parts, explanation)
-    shown = parts.to(inputs.device)
-    fill, places = told(baseline, inputs, model), range(parts.shape[1])
-    asked = [without(shown, [p], fill) if removed is None else rendered(removed[:, p]) for p in places]
+    pieces, places = Pieces.of(parts), range(parts.shape[1])
+    asked = [pieces.without([p], baseline) if removed is None else rendered(removed[:, p]) for p in places]
     mass, faults = part_mass(explanation.heatmap, parts), flaws(explanation.heatmap)
 
     def reduce(table: Float[Tensor, "n r"]) -> Result:
         drop, weight = table[:, :1] - table[:, 1:], mass.to(table)
-        seen = shown.flatten(2).any(2)
-        rho, stderr = spearman_over(weight, drop, seen, seed)
+        seen = parts.flatten(2).any(2).to(drop.device)
+        rho, stderr = spearman_over(weight, drop, seen)
         few, still = seen.sum(1) < FEWEST_PARTS, (torch.where(seen, drop, drop[:, :1]) == drop[:, :1]).all(1)
         why = [
             fault or ("" if known else "few_parts" if short else "constant_score" if same else "constant_sums")
@@ -107,7 +113,7 @@ def part_single_deletion(
         ]
         return Result((rho + 1) / 2, stderr / 2, tuple(why), {"mass": weight, "drops": drop})
 
-    settings = {"baseline": "rendered" if removed is not None else baseline, "seed": seed}
+    settings = {"baseline": "rendered" if removed is not None else baseline}
     metric = Metric("part_single_deletion", (CLEAN, *asked), score, reduce, 0.5, "up", settings)
     return answer(metric, model, inputs, explanation, target, answers)
 
@@ -155,6 +161,8 @@ def shapley_gap(
 
     Exact, from all 2^p sets of at most 10 parts. The game is f with the parts outside a set replaced by `baseline`;
     pixels of no part stay. Single deletion sees nothing where either of two parts is enough; Shapley values do.
+    1 is what random maps of either sign score. Values of one sign are nearer to any others of that sign: a map without
+    negative values has to beat `extras["even"]`, the gap of a map that is the same everywhere.
 
     Args:
         parts: where each part is seen.
@@ -163,21 +171,20 @@ def shapley_gap(
     count = parts.shape[1]
     if not 1 <= count <= MOST_PLAYERS:
         raise BadInput(f"{count} parts make {2**count} sets.", f"Join some, to at most {MOST_PLAYERS}.")
-    shown = parts.to(inputs.device)
+    pieces = Pieces.of(parts)
     gone = [[part for part in range(count) if not number >> part & 1] for number in range(2**count)]
-    fill = told(baseline, inputs, model)
-    asked = [without(shown, each, fill) for each in gone]
+    asked = [pieces.without(each, baseline) for each in gone]
     mass, faults = part_mass(explanation.heatmap, parts), flaws(explanation.heatmap)
 
     def reduce(table: Float[Tensor, "n r"]) -> Result:
-        values, weight = shapley_values(table), mass.to(table)
+        values, weight, area = shapley_values(table), mass.to(table), parts.flatten(2).sum(2).to(table)
         size = values.norm(dim=1) * weight.norm(dim=1)
-        gap = 1 - (values * weight).sum(1) / size
+        gap, even = 1 - (values * weight).sum(1) / size, 1 - torch.cosine_similarity(values, area, dim=1)
         reason = tuple(
             fault or ("" if some else "constant_score" if still else "zero_mass")
             for fault, some, still in zip(faults, (size > 0).tolist(), (values == 0).all(1).tolist(), strict=True)
         )
-        return Result(gap, torch.zeros_like(gap), reason, {"shapley": values, "mass": weight})
+        return Result(gap, torch.zeros_like(gap), reason, {"shapley": values, "mass": weight, "even": even})
 
     settings = {"baseline": baseline, "n_parts": count}
     metric = Metric("shapley_gap", tuple(asked), score, reduce, 1.0, "down", settings)

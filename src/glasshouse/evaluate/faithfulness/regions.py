@@ -21,8 +21,8 @@ from glasshouse.evaluate.faithfulness.curves import (
     random_pairs,
     removal_curve,
     spread_of_luck,
-    values_for,
 )
+from glasshouse.evaluate.faithfulness.features import values_on
 from glasshouse.evaluate.metric import Metric, Result, answer, flaws
 from glasshouse.evaluate.questions import (
     Features,
@@ -89,7 +89,7 @@ def region_perturbation(
     if n_regions < 1:
         raise BadInput(f"n_regions {n_regions} is not at least 1.")
     features = grid or patches((inputs.shape[-2], inputs.shape[-1]), patch_px)
-    order, reason = ordered(values_for(explanation, features), features, seed)
+    order, reason = ordered(values_on(explanation, features), features, seed)
     own, last = own_counts(order), min(n_regions, order.ranks.shape[1])
     counts = [own.clamp(max=k) for k in range(last + 1)]
 
@@ -137,7 +137,7 @@ def selectivity(
         grid: other regions than patches, as in `deletion`.
     """
     features = grid or patches((inputs.shape[-2], inputs.shape[-1]), patch_px)
-    order, faults = ordered(values_for(explanation, features), features, seed)
+    order, faults = ordered(values_on(explanation, features), features, seed)
     metric = removal_curve("selectivity", order, faults, order.ranks.shape[1], score, baseline, seed)
     return answer(metric, model, inputs, explanation, target, answers)
 
@@ -225,7 +225,7 @@ def road_plan(
     seed: int,
 ) -> Metric:
     """Plan of `road`: one or both curves at the same fractions, and random rankings to compare a gain with."""
-    values = values_for(explanation, grid)
+    values = values_on(explanation, grid)
     ranked, reason = ordered(values, grid, seed)
     own, gain = own_counts(ranked), order == "gain"
     gone = [(fraction * own.double()).round().long().clamp(min=1).minimum(own - 1) for fraction in fractions]

@@ -19,7 +19,6 @@ from glasshouse.evaluate.faithfulness.features import (
     replacements,
     steady,
     too_few,
-    untied,
     values_on,
     why_unknown,
     without_each,
@@ -38,24 +37,6 @@ def costs(settings: Mapping[str, Any], shape: Sequence[int], n_samples: int = 1)
     drawn, donors = settings.get("n_samples", n_samples), settings.get("donors")
     count = total_of(settings.get("grid") or grid_of((shape[-2], shape[-1])))
     return Cost((drawn if donors is None else min(drawn, len(donors))) * count + 1)
-
-
-def estimate_plan(
-    values: Float[Tensor, "n ..."], features: Features, score: Reading, baseline: Baseline, seed: int
-) -> Metric:
-    """Plan of `faithfulness_estimate`."""
-    counts, mass = counts_of(features, len(values)), sums_over(values, features)
-    questions = without_each(features, len(values), baseline)
-    faults = [fault or few for fault, few in zip(faults_of(values), too_few(counts), strict=True)]
-
-    def reduce(table: Float[Tensor, "n r"]) -> Result:
-        drop = table[:, :1] - table[:, 1:]
-        value, stderr = correlated(mass, drop, counts, False, seed)
-        reasons = why_unknown(faults, value, steady(drop, counts))
-        return Result(value, stderr, reasons, {"sums": mass, "drops": drop})
-
-    settings = {"grid": features, "baseline": baseline, "seed": seed}
-    return Metric("faithfulness_estimate", (CLEAN, *questions), score, reduce, 0.0, "up", settings)
 
 
 @registered("evaluate", cost=costs, paper="Alvarez-Melis and Jaakkola, NeurIPS 2018")
@@ -86,31 +67,20 @@ def faithfulness_estimate(
             compared with `native`); None takes 7 to 14 cells along the shorter side.
     """
     features = grid or grid_of((inputs.shape[-2], inputs.shape[-1]))
-    metric = estimate_plan(values_on(explanation, features), features, score, baseline, seed)
+    values = values_on(explanation, features)
+    counts, mass = counts_of(features, len(values)), sums_over(values, features)
+    faults = [fault or few for fault, few in zip(faults_of(values), too_few(counts), strict=True)]
+
+    def reduce(table: Float[Tensor, "n r"]) -> Result:
+        drop = table[:, :1] - table[:, 1:]
+        value, stderr = correlated(mass, drop, counts, False, seed)
+        reasons = why_unknown(faults, value, steady(drop, counts))
+        return Result(value, stderr, reasons, {"sums": mass, "drops": drop})
+
+    questions = (CLEAN, *without_each(features, len(values), baseline))
+    settings = {"grid": features, "baseline": baseline, "seed": seed}
+    metric = Metric("faithfulness_estimate", questions, score, reduce, 0.0, "up", settings)
     return answer(metric, model, inputs, explanation, target, answers)
-
-
-def monotone_plan(
-    values: Float[Tensor, "n ..."], features: Features, by: Importance, score: Reading, baseline: Baseline, seed: int
-) -> Metric:
-    """Plan of `monotonicity`."""
-    if by not in get_args(Importance):
-        raise BadInput(f"by '{by}' is unknown.", "Use 'magnitude' or 'value'.")
-    mass, total = sums_over(values, features), total_of(features)
-    counts = torch.tensor(counts_of(features, len(values)))
-    importance, faults = untied(mass.abs() if by == "magnitude" else mass, seed), faults_of(values)
-    order = ranking(importance, features, seed)
-    questions = [keeping(Ranked(order, total - there, total), baseline) for there in range(total + 1)]
-
-    def reduce(curve: Float[Tensor, "n r"]) -> Result:
-        step, size = curve.diff(dim=1), curve.abs().amax(1, keepdim=True)
-        falls = (step < -ROUNDING * size).sum(1)
-        value = 1 - falls / counts.to(curve)
-        extras = {"monotone": (falls == 0).to(curve), "curve": curve}
-        return Result(value, torch.zeros_like(value), faults, extras)
-
-    settings = {"by": by, "grid": features, "baseline": baseline, "seed": seed}
-    return Metric("monotonicity", tuple(questions), score, reduce, None, "up", settings)
 
 
 @registered("evaluate", cost=costs, paper="Arya et al., 2019")
@@ -141,27 +111,24 @@ def monotonicity(
         by: "magnitude" orders features by |a_i|, "value" by a_i.
         grid: as in `faithfulness_estimate`.
     """
+    if by not in get_args(Importance):
+        raise BadInput(f"by '{by}' is unknown.", "Use 'magnitude' or 'value'.")
     features = grid or grid_of((inputs.shape[-2], inputs.shape[-1]))
-    metric = monotone_plan(values_on(explanation, features), features, by, score, baseline, seed)
+    values, total = values_on(explanation, features), total_of(features)
+    mass, counts = sums_over(values, features), torch.tensor(counts_of(features, len(values)))
+    faults, order = faults_of(values), ranking(mass.abs() if by == "magnitude" else mass, features, seed)
+
+    def reduce(curve: Float[Tensor, "n r"]) -> Result:
+        step, size = curve.diff(dim=1), curve.abs().amax(1, keepdim=True)
+        falls = (step < -ROUNDING * size).sum(1)
+        value = 1 - falls / counts.to(curve)
+        extras = {"monotone": (falls == 0).to(curve), "curve": curve}
+        return Result(value, torch.zeros_like(value), faults, extras)
+
+    questions = tuple(keeping(Ranked(order, total - there, total), baseline) for there in range(total + 1))
+    settings = {"by": by, "grid": features, "baseline": baseline, "seed": seed}
+    metric = Metric("monotonicity", questions, score, reduce, None, "up", settings)
     return answer(metric, model, inputs, explanation, target, answers)
-
-
-def effect_plan(values: Float[Tensor, "n ..."], features: Features, score: Reading, drawn: Drawn) -> Metric:
-    """Plan of `monotonicity_correlation`."""
-    n, total, mass = len(values), total_of(features), sums_over(values, features).abs()
-    counts = counts_of(features, n)
-    questions = [question for baseline in drawn.images for question in without_each(features, n, baseline)]
-    faults = [fault or few for fault, few in zip(faults_of(values), too_few(counts), strict=True)]
-
-    def reduce(table: Float[Tensor, "n r"]) -> Result:
-        change = table[:, :1] - table[:, 1:]
-        effect = change.square().view(n, -1, total).mean(1)
-        value, stderr = correlated(mass, effect, counts, True, drawn.seed)
-        reasons = why_unknown(faults, value, steady(effect, counts))
-        return Result(value, stderr, reasons, {"sums": mass, "effects": effect})
-
-    name, settings = "monotonicity_correlation", drawn.settings(features)
-    return Metric(name, (CLEAN, *questions), score, reduce, 0.0, "up", settings)
 
 
 @registered(
@@ -202,8 +169,20 @@ def monotonicity_correlation(
         grid: as in `faithfulness_estimate`.
     """
     features = grid or grid_of((inputs.shape[-2], inputs.shape[-1]))
-    drawn = replacements(inputs, replace_by, donors, n_samples, seed)
-    metric = effect_plan(values_on(explanation, features), features, score, drawn)
+    drawn = replacements(replace_by, donors, n_samples, seed)
+    values = values_on(explanation, features)
+    n, counts, mass = len(values), counts_of(features, len(values)), sums_over(values, features).abs()
+    questions = [question for fill in drawn.images for question in without_each(features, n, fill)]
+    faults = [fault or few for fault, few in zip(faults_of(values), too_few(counts), strict=True)]
+
+    def reduce(table: Float[Tensor, "n r"]) -> Result:
+        effect = (table[:, :1] - table[:, 1:]).square().view(n, len(drawn.images), -1).mean(1)
+        value, stderr = correlated(mass, effect, counts, True, seed)
+        reasons = why_unknown(faults, value, steady(effect, counts))
+        return Result(value, stderr, reasons, {"sums": mass, "effects": effect})
+
+    name, settings = "monotonicity_correlation", drawn.settings(features)
+    metric = Metric(name, (CLEAN, *questions), score, reduce, 0.0, "up", settings)
     return answer(metric, model, inputs, explanation, target, answers)
 
 
@@ -291,6 +270,6 @@ def non_sensitivity(
     if not 0 <= tolerance < 1:
         raise BadInput(f"tolerance {tolerance} is not in 0…1.", "Use a small part, such as 1e-4.")
     features = grid or grid_of((inputs.shape[-2], inputs.shape[-1]))
-    drawn = replacements(inputs, replace_by, donors, n_samples, seed)
+    drawn = replacements(replace_by, donors, n_samples, seed)
     metric = silence_plan(values_on(explanation, features), features, score, drawn, tolerance)
     return answer(metric, model, inputs, explanation, target, answers)

@@ -1,6 +1,7 @@
 """Faithfulness on random sets: does the map's sum over a set tell how the score falls without it?"""
 
 from collections.abc import Callable, Mapping, Sequence
+from math import comb
 from typing import Any
 
 import torch
@@ -62,7 +63,8 @@ def subset_plan(
         raise BadInput(f"{most} of {total} features cannot be removed at random.", "Remove some, but not all.")
     sizes, mass = [n_removed(count) for count in counts], sums_over(values, features)
     questions, sums = random_sets(mass, features, sizes, n_samples, baseline, generator(seed))
-    faults = faults_of(values)
+    few = ["few_features" if comb(*pair) < FEWEST else "" for pair in zip(counts, sizes, strict=True)]
+    faults = [fault or less for fault, less in zip(faults_of(values), few, strict=True)]
 
     def reduce(table: Float[Tensor, "n r"]) -> Result:
         drop, held = table[:, :1] - table[:, 1:], sums.to(table)
@@ -106,12 +108,14 @@ def faithfulness_correlation(
         Pearson correlation over sets S of   sum_{i in S} a_i   and   f(x) - f(x with S replaced)
 
     Bhatt, Weller and Moura, "Evaluating and aggregating feature-based model explanations", IJCAI 2020, eq. 3. 1
-    is perfect, 0 is chance. The standard error joins that of the draw of sets (bootstrap) and the luck that a
-    random map has on d features, (1 - r²) / sqrt(d - 1). Scattered pixels change a large image little; the error
-    is wide there, and `mu_fidelity` decides sooner.
+    is perfect, 0 is chance (where features are of one size; the sum of a positive map tells of the size as well). The
+    standard error joins that of the draw of sets (bootstrap) and the luck that a random map has on d features,
+    (1 - r²) / sqrt(d - 1). Scattered pixels change a large image little; the error is wide there, and `mu_fidelity`
+    decides sooner. Where fewer than 16 different sets can be made, the reason is "few_features".
 
     Args:
-        n_samples: sets, all different; all there are where there are no more.
+        n_samples: sets, at least 16, all different (of `Segments`: drawn independently); all there are where there are
+            no more.
         subset_size: pixels (or other features) per set; at most half of them.
         grid: what sets are made of: rows and columns of cells, `Segments`, or `Elements`; None takes pixels.
     """
@@ -171,15 +175,15 @@ def mu_fidelity(
         Spearman correlation over sets S of cells of   sum_{i in S} a_i   and   f(x) - f(x with S replaced)
 
     Bhatt et al., IJCAI 2020, with the cells and numbers of Fel et al., "Xplique", 2022. 1 is perfect, 0 is
-    chance. The sets do not depend on the map: share `answers` to compare methods at the price of one.
+    chance; standard error and reasons as there. The sets do not depend on the map: share `answers` to compare methods
+    at the price of one.
 
     Args:
-        n_samples: sets, all different; all there are where there are no more.
+        n_samples: as in `faithfulness_correlation`.
         grid: what sets are made of: rows and columns of cells, `Segments`, or `Elements`; None takes 9 × 9.
         fraction: share of the cells in each set.
     """
-    values = explanation.heatmap if grid is None else values_on(explanation, grid)
-    metric = fidelity_plan(values, n_samples, grid, fraction, score, baseline, seed)
+    metric = fidelity_plan(values_on(explanation, grid), n_samples, grid, fraction, score, baseline, seed)
     return answer(metric, model, inputs, explanation, target, answers)
 
 
@@ -261,7 +265,7 @@ def sensitivity_n(
     Differs: cells instead of pixels, which hardly move the score of a large image; `grid=(h, w)` gives pixels.
 
     Args:
-        n_samples: sets of each size, all different; all there are where there are no more.
+        n_samples: sets of each size, as in `faithfulness_correlation`.
         n_sizes: sizes from 1 to 80 % of the features, spaced by equal factors, each once.
         sizes: the sizes themselves.
         grid: what sets are made of: rows and columns of cells, `Segments` (each image has sizes of its own, see
