@@ -18,7 +18,18 @@ from benchmarks.rows import IMPORTS, QUICK, THOROUGH, measure, measure_import
 from benchmarks.table import compare, show
 
 SCHEMA = 1
-PEERS = ("torch", "torchvision", "timm", "captum", "grad-cam", "torchcam", "torchray", "zennit", "quantus")
+PEERS = (
+    "torch",
+    "torchvision",
+    "timm",
+    "captum",
+    "grad-cam",
+    "torchcam",
+    "torchray",
+    "zennit",
+    "quantus",
+    "scikit-learn",
+)
 
 
 def main(

@@ -14,6 +14,7 @@ from benchmarks.cases import (
     dissection,
     evaluation,
     extremal,
+    localisation,
     meaningful,
     occlusion,
     relevance,
@@ -37,4 +38,5 @@ CASES: tuple[Case, ...] = (
     *concepts.CASES,
     *visualization.CASES,
     *evaluation.CASES,
+    *localisation.CASES,
 )

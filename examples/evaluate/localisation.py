@@ -49,6 +49,14 @@ score = evaluate.grid_pointing_game(net, singles, [0, 1, 2, 3], attribute.input_
 print(score)  # one value per mosaic and class
 # --8<-- [end:mosaics]
 
+# --8<-- [start:disconnected]
+# The colours are read from one cell, and no feature sees beyond its cell: what is marked elsewhere is wrong.
+features, head = net[:2], net[2:]
+exact = evaluate.disconnected_pointing_game(features, head, singles, [0, 1, 2, 3], attribute.input_x_gradient)
+cam = evaluate.disconnected_pointing_game(features, head, singles, [0, 1, 2, 3], attribute.grad_cam)
+print(exact, cam, sep="\n")  # Grad-CAM marks its units wherever they are active
+# --8<-- [end:disconnected]
+
 # --8<-- [start:by_hand]
 positive = explanation.heatmap.clamp(min=0)
 shares = (positive * red).sum((1, 2)) / positive.sum((1, 2))
@@ -63,3 +71,4 @@ torch.testing.assert_close(mass.value, shares)
 torch.testing.assert_close(auc.value, torch.stack(pairs))
 assert float(gap.value.min()) > 0.9
 assert score.mean > 0.9
+torch.testing.assert_close(exact.value, torch.ones(64))

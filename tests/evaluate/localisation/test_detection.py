@@ -6,6 +6,7 @@ import torch
 from glasshouse.core import BadInput, Explanation
 from glasshouse.evaluate.localisation.components import box_overlap, components, labelled
 from glasshouse.evaluate.localisation.detection import (
+    checked_boxes,
     choose_threshold,
     mask_boxes,
     max_box_acc,
@@ -173,6 +174,12 @@ def test_a_map_that_cannot_be_stretched_has_a_reason(asked, pairs):
 def test_wrong_settings_are_named(asked, pairs, settings, words):
     with pytest.raises(BadInput, match=words):
         asked(max_box_acc, *pairs(), **settings)
+
+
+@pytest.mark.parametrize("shape", [(7, 1, 4), (6, 4), (6, 1, 5), (6, 0, 4)], ids=str)
+def test_boxes_of_other_images_are_refused(pairs, shape):
+    with pytest.raises(BadInput, match="not `n b 4` for these maps"):
+        checked_boxes(torch.ones(shape, dtype=torch.int64), pairs()[0])
 
 
 def test_pixel_precision_by_fine_steps_is_average_precision(asked, pairs):

@@ -57,6 +57,15 @@ def test_negative_values_are_never_marked(asked, pairs):
         assert score.value.tolist() == pytest.approx(expected)
 
 
+def test_the_smallest_positive_numbers_are_marked(asked, pairs):
+    maps, masks = pairs(levels=9)
+    tiny = maps.double().mul(2.0**-148).float()  # a few times the smallest float there is
+    assert tiny.double().mul(2.0**148).equal(maps.double())
+    for thresholds in ("max", "mean", "energy"):
+        expected = asked(iou_at, maps, masks, thresholds=thresholds).value
+        assert asked(iou_at, tiny, masks, level=0.5, thresholds=thresholds).value.equal(expected)
+
+
 def test_a_multiple_of_the_mean_that_no_pixel_reaches_marks_nothing(asked):
     maps, masks = torch.full((1, 3, 4), 0.2), torch.ones(1, 3, 4, dtype=torch.bool)
     assert asked(iou_at, maps, masks, level=2.0, thresholds="mean").value.tolist() == [0]

@@ -13,7 +13,7 @@ from glasshouse.evaluate.localisation.ranking import (
     relevance_rank,
     top_k_intersection,
 )
-from glasshouse.evaluate.localisation.sorting import ordering
+from glasshouse.evaluate.localisation.sorting import ordering, sorted_with
 
 LEVELS = pytest.mark.parametrize("levels", [None, 40, 3, 1], ids=["distinct", "some equal", "many equal", "few values"])
 
@@ -99,16 +99,31 @@ def test_an_ordering_of_something_else_is_refused(asked, pairs):
             asked(relevance_rank, *others, order=order)
 
 
-def test_sorting_keeps_every_value_and_its_mask(pairs):
-    for levels in (None, 3):
-        maps, masks = pairs(4, (30, 41), levels=levels)
-        order = ordering(Explanation(maps, maps, "by_hand", (0,) * 4, torch.zeros(4), {}), masks)
-        assert order.values.equal(maps.flatten(1).sort(1).values)
-        for row in range(4):
-            values, inside = order.values[row], order.upto[row].diff().bool()
-            for value in values[::97]:
-                there = (maps[row] == value) & masks[row]
-                assert int(inside[values == value].sum()) == int(there.sum())
+@pytest.mark.parametrize("scale", [1.0, 3e38, 1e-37, 2.0**-149])
+@pytest.mark.parametrize("wide", [False, True], ids=["one size", "from the smallest to the largest"])
+def test_sorting_keeps_every_value_and_its_mask(scale, wide):
+    draws = torch.Generator().manual_seed(0)
+    values = torch.randn(3, 400, generator=draws).clamp(-1, 1)
+    values[0] = values[0].mul(4).round()  # many equal
+    values[1, ::3] = 0.0
+    values = (values * scale).clamp(-3e38, 3e38)
+    values[2, :6] = torch.tensor([0.0, -0.0, *([1.5 * 2.0**-149, -(2.0**-126), 3e38, -3e38] if wide else [0.0] * 4)])
+    inside = torch.rand(3, 400, generator=draws) < 0.4
+    for given in (values, values.double()):
+        found, upto = sorted_with(given, inside)
+        assert found.float().equal(values.sort(1).values)
+        for row in range(3):
+            for value in values[row].unique():
+                last = int((values[row] <= value).sum()) - 1
+                assert int(upto[row, last]) == int(inside[row][values[row] <= value].sum())
+
+
+def test_what_float32_cannot_tell_apart_is_ranked_in_float64(asked):
+    maps = (1 + 1e-9 * torch.arange(12, dtype=torch.float64)).view(1, 3, 4)
+    masks = maps > 1 + 7.5e-9
+    assert len(maps.float().unique()) == 1
+    for metric in (relevance_rank, localisation_auc, localisation_ap):
+        assert asked(metric, maps, masks).value.tolist() == [1]
 
 
 def test_a_ranking_does_not_depend_on_the_scale_of_the_map(asked, pairs):

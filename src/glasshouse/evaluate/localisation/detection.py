@@ -65,7 +65,7 @@ def hits_at(
     def hits(some: Maps, given: Int[Tensor, "r b 4"]) -> Float[Tensor, "r q"]:
         return box_hits(spread(some) >= threshold, given, overlaps, match)
 
-    return in_parts(hits, maps, boxes.to(maps.device))
+    return in_parts(hits, maps, boxes)
 
 
 @registered("evaluate", cost=lambda settings, shape: Cost(0), paper="Choe et al., CVPR 2020")
@@ -102,7 +102,7 @@ def max_box_acc(
     cut = [float(threshold)] * len(overlaps) if isinstance(threshold, int | float) else list(map(float, threshold))
     checked_match(match, overlaps, cut)
     masks, heatmap = fitting(masks, explanation, inputs), explanation.heatmap
-    objects = mask_boxes(masks) if boxes is None else boxes
+    objects = mask_boxes(masks) if boxes is None else checked_boxes(boxes, heatmap)
     by_cut = {one: hits_at(heatmap, objects, one, overlaps, match) for one in set(cut)}
     hits = torch.stack([by_cut[one][:, place] for place, one in enumerate(cut)], 1)
     causes = {**faults(heatmap, masks), **spread_faults(heatmap)}
@@ -117,6 +117,16 @@ def checked_match(match: str, overlaps: Sequence[float | int], cut: Sequence[flo
         raise BadInput(f"{len(cut)} thresholds for {len(overlaps)} overlaps.", "Pass one threshold, or one for each.")
     if not all(0 <= one <= 1 for one in (*cut, *overlaps)):
         raise BadInput(f"thresholds {cut} and overlaps {tuple(overlaps)} are not all in 0…1.")
+
+
+def checked_boxes(boxes: Tensor, maps: Maps) -> Int[Tensor, "n b 4"]:
+    """The boxes on the maps' device; raises unless there is a list of them for each map."""
+    if boxes.ndim != 3 or len(boxes) != len(maps) or boxes.shape[2] != 4 or not boxes.shape[1]:
+        raise BadInput(
+            f"the boxes {tuple(boxes.shape)} are not `n b 4` for these maps {tuple(maps.shape)}.",
+            "Pass as many boxes for each image, with rows of zeros where it has fewer.",
+        )
+    return boxes.to(maps.device)
 
 
 def choose_threshold(
@@ -141,7 +151,7 @@ def choose_threshold(
     usable = ~torch.stack(list(spread_faults(explanation.heatmap).values())).any(0)
     if not bool(usable.any()):
         raise BadInput("no map varies, so no threshold is better than another.", "Pass other maps.")
-    maps, objects = explanation.heatmap[usable], boxes.to(explanation.heatmap.device)[usable]
+    maps, objects = explanation.heatmap[usable], checked_boxes(boxes, explanation.heatmap)[usable]
     found = torch.stack([hits_at(maps, objects, one, overlaps, match).mean(0) for one in thresholds])
     best = [(column == column.max()).nonzero()[:, 0] for column in found.unbind(1)]
     return tuple(float(thresholds[int(places[len(places) // 2])]) for places in best)

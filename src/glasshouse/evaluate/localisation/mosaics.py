@@ -41,11 +41,13 @@ def labels_of(images: Images, classes: Sequence[int]) -> Int[Tensor, " n"]:
     return torch.tensor([int(label) for label in classes])
 
 
-def first_of_each(order: Int[Tensor, " m"], labels: Int[Tensor, " n"]) -> list[int]:
-    """The first image of each class, in this order."""
+def first_of_each(order: Int[Tensor, " m"], labels: Int[Tensor, " n"], count: int) -> list[int]:
+    """The first image of each class, in this order, until there are `count`."""
     seen = dict[int, int]()
     for image in order.tolist():
         seen.setdefault(int(labels[image]), image)
+        if len(seen) == count:
+            break
     return list(seen.values())
 
 
@@ -61,7 +63,7 @@ def grid_mosaics(
             f"Pass images of {max(4, cells)} classes at least.",
         )
     shuffled = (torch.randperm(len(labels), generator=draws) for _ in range(n_mosaics))
-    chosen = torch.tensor([first_of_each(order, labels)[:cells] for order in shuffled]).repeat_interleave(cells, 0)
+    chosen = torch.tensor([first_of_each(order, labels, cells) for order in shuffled]).repeat_interleave(cells, 0)
     right = torch.eye(cells, dtype=torch.bool).repeat(n_mosaics, 1)
     return laid_out(inputs, chosen, right, labels[chosen[right]].tolist(), side)
 
@@ -81,7 +83,7 @@ def focus_mosaics(inputs: Images, classes: Sequence[int], *, n_mosaics: int = 16
         order = torch.randperm(len(labels), generator=draws)
         label = next(int(labels[image]) for image in order if int(labels[image]) in several)
         pair = order[labels[order] == label][:2].tolist()
-        others = first_of_each(order[labels[order] != label], labels)[:2]
+        others = first_of_each(order[labels[order] != label], labels, 2)
         places = torch.randperm(4, generator=draws)
         chosen.append(torch.tensor(pair + others)[places])
         right.append(places < 2)
@@ -89,20 +91,34 @@ def focus_mosaics(inputs: Images, classes: Sequence[int], *, n_mosaics: int = 16
     return laid_out(inputs, torch.stack(chosen), torch.stack(right), target, 2)
 
 
-def played(name: str, model: Model | nn.Module, game: Mosaics, explain: Explain, settings: dict[str, Any]) -> Score:
-    """Explain the mosaics and score the share of positive mass in the right cells."""
-    answer = explain(model, game.images, game.target)
+def maps_of(answer: Explanation | Maps, game: Mosaics) -> Maps:
+    """The maps in an answer, once they are known to be of these mosaics."""
     maps = answer.heatmap if isinstance(answer, Explanation) else answer
     if maps.shape != game.masks.shape:
         raise BadInput(
             f"the maps {tuple(maps.shape)} are not of the mosaics {tuple(game.masks.shape)}.",
             "explain must return an Explanation, or a tensor `n h w` at the mosaics' size.",
         )
+    return maps
+
+
+def spent_on(answer: Explanation | Maps, game: Mosaics) -> tuple[int, int]:
+    """Forward and backward passes of an explanation, counted in mosaics; none where they are unknown."""
+    return passes(answer, game.images, 1) if isinstance(answer, Explanation) else (0, 0)
+
+
+def pointed(name: str, maps: Maps, game: Mosaics, settings: dict[str, Any], spent: tuple[int, int]) -> Score:
+    """The share of positive mass in the right cells."""
     masks = game.masks.to(maps.device)
     causes = {**faults(maps, masks), **without_evidence(maps)}
     extras = {"target": torch.tensor(game.target)}
-    spent = passes(answer, game.images, 1) if isinstance(answer, Explanation) else (0, 0)
     return located(name, share_inside(maps, masks), causes, areas(masks), settings, extras, *spent)
+
+
+def played(name: str, model: Model | nn.Module, game: Mosaics, explain: Explain, settings: dict[str, Any]) -> Score:
+    """Explain the mosaics and see where the maps point."""
+    answer = explain(model, game.images, game.target)
+    return pointed(name, maps_of(answer, game), game, settings, spent_on(answer, game))
 
 
 def grid_pointing_game(

@@ -35,7 +35,8 @@ def cuts(order: Ordering, thresholds: Threshold, levels: Float[Tensor, " t"]) ->
         last = torch.searchsorted(held, (held[:, -1:] * levels).contiguous()).clamp(max=values.shape[1] - 1)
         return descending.gather(1, last)
 
-    return in_parts(cut, order.values).clamp(min=torch.finfo(order.values.dtype).smallest_normal)
+    nothing = order.values.new_zeros(())
+    return in_parts(cut, order.values).clamp(min=nothing.nextafter(nothing + 1))
 
 
 def iou_curve(
