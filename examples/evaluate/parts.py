@@ -52,7 +52,13 @@ print(evaluate.prototype_consistency(maps, parts, size=(64, 64)))
 with torch.no_grad():
     noisy = torch.cat([net(evaluate.with_noise(scenes.images)), maps[:, 8:]], 1)
 print(evaluate.prototype_stability(maps, noisy, parts, size=(64, 64)))
+print(evaluate.part_coverage(maps, parts, size=(64, 64)))
 # --8<-- [end:prototypes]
+
+# --8<-- [start:deletion]
+largest = nn.Sequential(net, nn.AdaptiveMaxPool2d(1), nn.Flatten())  # eight classes, one for each filter's peak
+print(evaluate.prototype_deletion(largest, scenes.images, maps[:, :8], of_prototypes=torch.arange(8), half_px=6))
+# --8<-- [end:deletion]
 
 # --8<-- [start:by_hand]
 eye, last = parts[:, 0], maps[:, 8].flatten(1).argmax(1)

@@ -1,5 +1,7 @@
 """What is said of units, tried on images that played no part in saying it."""
 
+from dataclasses import replace
+
 import torch
 
 from glasshouse import core, data, dissect, evaluate
@@ -58,6 +60,25 @@ seen = histogram(fresh.images)
 print(evaluate.forced_choice(seen[order[-9:]], seen[order[:9]], histogram(pictures[:1])))
 # --8<-- [end:pictures]
 
+# --8<-- [start:elsewhere]
+other = glass.colour_detector(half=0.02, soft=0.1).module  # another network, with softer borders
+
+
+def means_of(network: torch.nn.Module, images: torch.Tensor) -> torch.Tensor:
+    """The units' means over positions."""
+    with core.probe(network, "inside_on") as kept, torch.no_grad():
+        network(images)
+    return kept["inside_on"].mean((2, 3))
+
+
+print(evaluate.picture_transfer(means_of(other, pictures), means_of(other, fresh.images), own=natural, wanted=98))
+print(evaluate.picture_naturalness(histogram(pictures), histogram(fresh.images)))
+
+layers = [lambda images: images, maps_of]
+kinds = (pictures[:1], fresh.images[order[-9:]], fresh.images[order[:9]])
+print(evaluate.processing_path(*([look(images) for look in layers] for images in kinds)))
+# --8<-- [end:elsewhere]
+
 # --8<-- [start:concepts]
 planted = glass.planted_concept("red", unit=5, shared=(2, 5))
 stored = dissect.activations(planted.module, data.with_labels(learnt), layer="code")
@@ -69,6 +90,18 @@ features, held_out = natural, torch.arange(60) >= 30
 complete = evaluate.concept_completeness(features, torch.eye(8)[:4], model.head, held_out=held_out)
 print(complete)  # four of the eight paints; random directions recover more, as each mixes all eight
 # --8<-- [end:concepts]
+
+# --8<-- [start:basis]
+kept = dissect.activations(model, data.with_labels(learnt), layer="inside_on")
+vectors = dissect.concept_vectors(kept, colours, solver="mean_difference")
+parts = dissect.decompose(model, learnt.images, vectors, n_concepts=2)
+logits = model(fresh.images).detach()
+print(evaluate.basis_fidelity(parts.weights, parts.residual, natural[:, parts.units], logits))
+
+noise = replace(vectors, vectors=torch.randn(vectors.vectors.shape, generator=torch.Generator().manual_seed(0)))
+parts = dissect.decompose(model, learnt.images, noise, n_concepts=2)  # what as many random vectors leave over
+print(evaluate.basis_fidelity(parts.weights, parts.residual, natural[:, parts.units], logits))
+# --8<-- [end:basis]
 
 # --8<-- [start:by_hand]
 on = maps[:, 0] > claims.threshold[0]

@@ -58,6 +58,19 @@ def test_logits_are_read_as_classes():
     assert compare_models(logits, LABELS, LABELS).gap == pytest.approx(0.1)
     with pytest.raises(BadInput, match="no images"):
         compare_models(LABELS[:0], LABELS[:0], LABELS[:0])
+    with pytest.raises(BadInput, match="1 and 200 images"):
+        compare_models(LABELS[:1], LABELS, LABELS)
+
+
+def test_logits_that_are_not_a_number_are_no_vote_for_the_first_class():
+    with pytest.raises(BadInput, match="not-a-number"):
+        compare_models(torch.full((200, 4), torch.nan), LABELS, LABELS)
+
+
+def test_logits_that_are_equal_name_a_class_at_random():
+    share = compare_models(torch.zeros(200, 4), LABELS, LABELS).model.share
+    assert share == pytest.approx(0.25, abs=0.1)
+    assert compare_models(torch.zeros(200, 4), torch.zeros(200, 4), LABELS).gap == 0
 
 
 def test_the_same_features_overlap_wholly_and_others_not_at_all():
@@ -81,6 +94,23 @@ def test_the_overlap_of_random_weights_is_the_chance_named():
     slow = [float(seen.overlap[a, b]) for a, b in pairs]
     assert seen.mean_overlap == pytest.approx(sum(slow) / len(slow))
     assert 0 < seen.stderr < 0.02
+
+
+def test_two_surrogates_that_name_nothing_count_neither_for_the_overlap_nor_for_chance():
+    weights = torch.tensor([[0.0, 0, 0, 0], [0, 0, 0, 0], [4, 3, 0, 0], [4, 0, 3, 0]])
+    seen = rashomon(weights, [1.0] * 4, top=2)
+    assert seen.overlap[0, 1].isnan()  # nothing beside nothing; nothing beside something is 0, by chance too
+    assert seen.mean_overlap == pytest.approx(0.5 / 5)
+    assert seen.chance == pytest.approx(0.5 / 5)
+    assert seen.correlation[0].isnan().all()
+    expected = stats.spearmanr([4, 3, 0, 0], [4, 0, 3, 0]).statistic
+    assert seen.mean_correlation == pytest.approx(expected)
+
+
+def test_what_is_not_a_number_is_no_surrogate():
+    for weights, fidelities in ((torch.rand(2, 4), [0.9, math.nan]), (torch.tensor([[1.0, math.nan], [1, 2]]), [1, 1])):
+        with pytest.raises(BadInput, match="not finite"):
+            rashomon(weights, [float(value) for value in fidelities])
 
 
 def test_only_those_near_the_best_count():

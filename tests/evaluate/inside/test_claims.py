@@ -76,8 +76,9 @@ def test_every_number_of_a_detector_is_what_a_loop_counts():
         assert int(seen.found[u]) == sum(any(on[i]) and any(real[i]) for i in range(20))
         assert int(seen.spared[u]) == sum(not any(on[i]) and not any(real[i]) for i in range(20))
         assert float(seen.recall[u]) == pytest.approx(sum(shared) / sum(map(sum, real)))
-        pairs = [sum(a and b for a, b in zip(on[i], real[j], strict=True)) for i in range(20) for j in range(20)]
-        expected = sum(pairs) / 20
+        others = [(i, j) for i in range(20) for j in range(20) if i != j]
+        pairs = [sum(a and b for a, b in zip(on[i], real[j], strict=True)) for i, j in others]
+        expected = sum(pairs) / 19  # each image with the labels of any other
         total = sum(map(sum, on)) + sum(map(sum, real))
         assert float(seen.iou_chance[u]) == pytest.approx(expected / (total - expected))
         assert seen.sensitivity(u).total + seen.specificity(u).total == 20
@@ -92,6 +93,19 @@ def test_the_error_of_the_iou_is_its_spread_over_draws_of_images():
         values.append((float(seen.iou), float(seen.iou_stderr)))
     found, errors = torch.tensor(values).T
     assert float(errors.mean()) == pytest.approx(float(found.std()), rel=0.25)
+
+
+def test_one_image_leaves_error_and_chance_of_the_iou_unknown():
+    maps, masks = torch.rand(3, 1, 4, 5, generator=source()), torch.rand(3, 1, 4, 5, generator=source(1)) < 0.5
+    claim = torch.full((1,), 0.5), torch.zeros(1).long()
+    seen = detection_accuracy(maps[:1], masks[:1], *claim)
+    assert float(seen.iou) > 0
+    assert seen.iou_stderr.isnan().all()
+    assert seen.iou_chance.isnan().all()
+    masks[1:], maps[1:] = False, 0.0  # and two more images that hold nothing tell no more of its error
+    seen = detection_accuracy(maps, masks, *claim)
+    assert seen.iou_stderr.isnan().all()
+    assert seen.iou_chance.tolist() == [0.0]
 
 
 def test_concepts_that_are_always_there_leave_no_balanced_accuracy():
@@ -190,6 +204,18 @@ def test_units_without_damage_and_classes_without_images_are_left_out():
     assert "3 of 4 units" in repr(seen)
 
 
+def test_a_unit_whose_selectivity_is_unknown_takes_no_class_from_the_others():
+    damage, means = torch.rand(4, 6, generator=source()), torch.rand(4, 6, generator=source(1))
+    whole = ablation_specificity(damage, means)
+    means[2] = torch.nan
+    means[3, :2] = torch.nan
+    seen = ablation_specificity(damage, means)
+    torch.testing.assert_close(seen.per_unit[:2], whole.per_unit[:2])
+    assert seen.per_unit[2].isnan()
+    expected = stats.spearmanr(damage[3, 2:].numpy(), means[3, 2:].numpy()).statistic
+    assert float(seen.per_unit[3]) == pytest.approx(expected, abs=1e-6)
+
+
 def test_the_glass_units_that_a_class_reads_are_the_ones_it_loses_most_without(painted):
     images, _, _, kinds, model = painted
     items = [(images[i] * 1.0, int(kinds[i, 0])) for i in range(48)]
@@ -215,6 +241,8 @@ def test_what_does_not_fit_is_refused():
         ablation_specificity(torch.rand(2, 5), torch.rand(3, 5))
     with pytest.raises(BadInput, match="only 2 classes"):
         ablation_specificity(torch.rand(3, 2), torch.rand(3, 2))
+    with pytest.raises(BadInput, match="level=95"):
+        ablation_specificity(torch.rand(3, 4), torch.rand(3, 4), level=95.0)
 
 
 def test_results_are_saved_and_shown(painted, tmp_path):

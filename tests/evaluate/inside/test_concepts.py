@@ -8,6 +8,7 @@ from torch import nn
 
 from glasshouse import data, dissect
 from glasshouse.core import BadInput
+from glasshouse.core.plan import TrainingModeWarning
 from glasshouse.data import glass
 from glasshouse.evaluate.inside.concepts import concept_completeness, direction_cosine
 
@@ -88,8 +89,25 @@ def test_a_head_that_always_says_the_same_leaves_nothing_to_recover(world):
     assert math.isnan(concept_completeness(features, torch.eye(12)[:1], always, held_out=held_out).eta)
 
 
+def test_a_head_that_learns_while_it_runs_is_as_it_was_afterwards(world):
+    features, head, held_out = world
+    normed = nn.Sequential(nn.BatchNorm1d(12), head).train()
+    with pytest.warns(TrainingModeWarning):
+        seen = concept_completeness(features, torch.eye(12)[:3], normed, held_out=held_out, n_random=1, n_steps=2)
+    assert normed.training
+    assert normed[0].running_mean.equal(torch.zeros(12))
+    plain = concept_completeness(features, torch.eye(12)[:3], normed.eval(), held_out=held_out, n_random=1, n_steps=2)
+    assert seen.eta == plain.eta
+
+
 def test_images_must_be_held_out(world):
     features, head, held_out = world
+    with pytest.raises(BadInput, match="399 of 400 images held out"):  # nothing is learnt from one image
+        concept_completeness(features, torch.eye(12), head, held_out=torch.arange(400) > 0)
+    with pytest.raises(BadInput, match="not finite"):
+        concept_completeness(features * torch.nan, torch.eye(12), head, held_out=held_out)
+    with pytest.raises(BadInput, match="labels are not known"):
+        concept_completeness(features, torch.eye(12), head, torch.full((400,), -1), held_out=held_out)
     with pytest.raises(BadInput, match="400 of 400 images held out"):
         concept_completeness(features, torch.eye(12), head, held_out=torch.ones_like(held_out))
     with pytest.raises(BadInput, match=r"directions \(1, 5\)"):
@@ -106,11 +124,11 @@ def test_a_planted_direction_is_recognised_with_its_sign():
 
 
 def test_random_directions_are_as_far_off_as_the_chance_level_says():
-    found, planted = draw(600, 7), draw(1, 7, seed=1).expand(600, 7)
+    found, planted = draw(200, 7), draw(1, 7, seed=1).expand(200, 7)
     seen = direction_cosine(found, planted)
-    assert float(seen.cosine.abs().mean()) == pytest.approx(seen.chance_size, rel=0.08)
+    assert float(seen.cosine.abs().mean()) == pytest.approx(seen.chance_size, rel=0.12)
     for level in (0.05, 0.5):
-        assert float((seen.p_value <= level).double().mean()) == pytest.approx(level, abs=0.05)
+        assert float((seen.p_value <= level).double().mean()) == pytest.approx(level, abs=0.08)
     assert direction_cosine(torch.ones(1, 2), torch.ones(1, 2)).chance_size == pytest.approx(2 / math.pi)
     assert direction_cosine(torch.ones(1, 1), torch.ones(1, 1)).p_value.tolist() == [1.0]
 
@@ -127,6 +145,8 @@ def test_the_spread_over_runs_is_the_error():
 def test_directions_without_length_are_refused():
     with pytest.raises(BadInput, match="zero or not finite"):
         direction_cosine(torch.zeros(1, 3), torch.ones(1, 3))
+    with pytest.raises(BadInput, match="zero or not finite"):
+        direction_cosine(torch.ones(1, 3), torch.full((1, 3), torch.nan))
     with pytest.raises(BadInput, match="for planted ones"):
         direction_cosine(torch.ones(2, 3), torch.ones(1, 3))
 

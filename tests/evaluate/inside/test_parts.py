@@ -57,6 +57,13 @@ def test_every_count_is_what_a_loop_finds():
             assert (int(found.hits[f, k]), int(found.total[f, k])) == (hits, total)
 
 
+def test_the_threshold_leaves_exactly_the_share_above_it():
+    maps, masks = torch.arange(100.0).view(1, 1, 10, 10), torch.ones(1, 1, 10, 10).bool()
+    for percent in range(1, 100):  # 0.07 * 100 is a little more than 7
+        found = part_interpretability(maps, masks, level=percent / 100, n_shuffles=1)
+        assert float(found.threshold) == percent - 1
+
+
 def test_a_position_marks_its_receptive_field_where_one_is_given():
     maps = torch.zeros(2, 1, 3, 3)
     maps[:, 0, 1, 1] = 1.0
@@ -160,5 +167,7 @@ def test_a_location_is_the_same_alone_and_among_others():
 def test_positions_that_are_not_finite_are_refused(tmp_path):
     with pytest.raises(BadInput, match="not finite"):
         part_localisation(torch.tensor([[torch.nan, 1.0]]), torch.ones(1, 1, 3), size=(4, 4))
+    with pytest.raises(BadInput, match=r"of \[2, 3\] images"):
+        part_localisation(torch.ones(3, 2), torch.ones(3, 1, 3), size=(4, 4), boxes=torch.zeros(2, 1, 4).long())
     found = part_localisation(torch.ones(2, 2), torch.ones(2, 1, 3), size=(4, 4))
     assert repr(type(found).load(found.save(tmp_path / "noun"))) == repr(found)

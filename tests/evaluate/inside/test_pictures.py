@@ -1,11 +1,12 @@
 """Pictures that excite a unit by a known amount, and readers that can, cannot, or must guess."""
 
+import numpy as np
 import pytest
 import torch
 from scipy import stats
 
 from glasshouse.core import BadInput
-from glasshouse.evaluate.inside.pictures import activation_percentile, forced_choice
+from glasshouse.evaluate.inside.pictures import activation_percentile, forced_choice, picture_transfer
 
 
 def draw(*shape, seed=0):
@@ -87,11 +88,80 @@ def test_what_does_not_fit_is_refused():
         activation_percentile(torch.tensor([torch.nan]), torch.zeros(5, 1))
     with pytest.raises(BadInput, match="2 strong and 3 weak"):
         forced_choice(draw(2, 4), draw(3, 4), draw(1, 4))
+    with pytest.raises(BadInput, match="not finite"):
+        forced_choice(draw(2, 4), draw(2, 4), draw(1, 4), torch.full((1, 4), torch.nan))
+    with pytest.raises(BadInput, match="level=95"):
+        forced_choice(draw(2, 4), draw(2, 4), draw(1, 4), level=95.0)
+
+
+def test_no_opposites_are_like_opposites_that_are_not_given():
+    margins = [forced_choice(draw(3, 4), draw(3, 4, seed=1), draw(2, 4), shown).margin for shown in (None, draw(0, 4))]
+    assert margins[0].equal(margins[1])
+
+
+def test_pictures_carry_over_to_the_same_units_in_another_order():
+    order, natural = torch.tensor([3, 0, 2, 1]), draw(500, 4)
+    other = 2 * natural[:, order] + 0.3 * draw(500, 4, seed=1)  # unit v of the other network is unit order[v] of this
+    pictures = 10 * torch.eye(4)[:, order]
+    seen = picture_transfer(pictures, other, own=natural)
+    assert order[seen.match].tolist() == [0, 1, 2, 3]
+    assert seen.likeness.tolist() == pytest.approx(
+        [np.corrcoef(natural[:, u], other[:, v])[0, 1] for u, v in enumerate(seen.match.tolist())], abs=1e-6
+    )
+    assert seen.value == 100
+    assert seen.seen.exceeds.all()
+    assert seen.others.tolist() == pytest.approx([50] * 4, abs=10)  # a zero is an ordinary activation
+    assert float(seen.gap.min()) > 40
+
+
+def test_pictures_that_excite_everything_are_no_better_than_those_of_other_units():
+    seen = picture_transfer(torch.full((3, 3), 9.0), draw(200, 3))
+    assert seen.value == 100
+    assert seen.gap.tolist() == [0, 0, 0]
+
+
+def test_transferred_percentiles_are_what_a_loop_counts():
+    pictures, natural = draw(3, 5).round(), draw(40, 5, seed=1).round()
+    matches = torch.tensor([4, 0, 4])
+    seen = picture_transfer(pictures, natural, matches, wanted=80)
+
+    def percentile(picture, unit):
+        values = [float(v) for v in natural[:, unit]]
+        return 100 * sum((v < picture) + 0.5 * (v == picture) for v in values) / 40
+
+    for u, v in enumerate(matches.tolist()):
+        assert float(seen.seen.percentile[u]) == pytest.approx(percentile(float(pictures[u, v]), v))
+        rest = [percentile(float(pictures[w, v]), v) for w in range(3) if w != u]
+        assert float(seen.others[u]) == pytest.approx(sum(rest) / 2)
+    assert seen.seen.wanted == 80
+    assert seen.likeness.isnan().all()
+    assert seen.stderr == pytest.approx(float(seen.seen.percentile.std()) / 3**0.5)
+    alone = picture_transfer(pictures[:1], natural, matches[:1])
+    assert alone.others.isnan().all()
+
+
+def test_natural_images_in_place_of_pictures_stand_at_fifty():
+    natural = draw(2000, 60)
+    seen = picture_transfer(natural[:60], natural[60:])
+    assert seen.value == pytest.approx(50, abs=3 * seen.stderr)
+    assert float(seen.gap.mean()) == pytest.approx(0, abs=3 * seen.stderr)
+
+
+def test_pictures_without_a_match_are_refused():
+    with pytest.raises(BadInput, match="not units 0…2"):
+        picture_transfer(draw(2, 3), draw(9, 3), torch.tensor([0, 3]))
+    with pytest.raises(BadInput, match="not units 0…1"):
+        picture_transfer(draw(3, 2), draw(9, 2))
+    with pytest.raises(BadInput, match="matches none"):
+        picture_transfer(draw(2, 3), draw(9, 3), own=torch.ones(9, 2))
+    with pytest.raises(BadInput, match="not of 9 images and 2 units"):
+        picture_transfer(draw(2, 3), draw(9, 3), own=torch.ones(9, 3))
 
 
 def test_results_are_saved_and_shown(tmp_path):
     for seen in (
         activation_percentile(torch.ones(2), draw(50, 2)),
         forced_choice(draw(9, 4), draw(9, 4, seed=1), draw(1, 4)),
+        picture_transfer(draw(2, 2), draw(9, 2)),
     ):
         assert repr(type(seen).load(seen.save(tmp_path / "noun"))) == repr(seen)

@@ -56,10 +56,10 @@ def test_peaks_on_the_middles_of_parts_name_these_parts(parts):
 
 
 def test_chance_is_what_random_peaks_score(parts):
-    maps = torch.rand(40, 30, *SIZE, generator=torch.Generator().manual_seed(0))
+    maps = torch.rand(40, 16, *SIZE, generator=torch.Generator().manual_seed(0))
     purity = prototype_purity(maps, parts, size=SIZE)
     assert purity.mean == pytest.approx(purity.chance, abs=0.05)
-    other = torch.rand(40, 30, *SIZE, generator=torch.Generator().manual_seed(1))
+    other = torch.rand(40, 16, *SIZE, generator=torch.Generator().manual_seed(1))
     stable = prototype_stability(maps, other, parts, size=SIZE)
     assert stable.mean == pytest.approx(100 * stable.chance, abs=4)
     assert stable.chance > 0.2  # two boxes on nothing agree
@@ -128,6 +128,23 @@ def test_flat_prototypes_have_no_score(parts):
     ):
         assert found.value.isnan().tolist() == [False, True]
         assert found.n_images[1] == 0
+        assert found.empty.isnan().tolist() == [False, True]
+
+
+@pytest.mark.parametrize("height", [0.1, 0.3, 1.7])
+def test_a_flat_map_has_no_peak_however_it_is_enlarged(parts, height):
+    maps = torch.full((40, 1, 7, 5), height)
+    assert prototype_consistency(maps, parts, size=SIZE).value.isnan().all()
+    assert prototype_stability(maps, maps, parts, size=SIZE).value.isnan().all()
+
+
+def test_maps_of_any_precision_are_enlarged(parts):
+    maps = torch.rand(40, 2, 8, 6, generator=torch.Generator().manual_seed(0))
+    plain = prototype_consistency(maps.half().float(), parts, size=(64, 48))
+    for dtype in (torch.half, torch.double):
+        torch.testing.assert_close(
+            prototype_consistency(maps.half().to(dtype), parts, size=(64, 48)).value, plain.value
+        )
 
 
 def test_noise_is_clipped_and_seeded():
@@ -145,6 +162,39 @@ def test_maps_of_other_images_are_refused(parts):
         prototype_stability(torch.rand(40, 1, 4, 4), torch.rand(40, 2, 4, 4), parts, size=SIZE)
     with pytest.raises(BadInput, match="for 3 parts"):
         prototype_purity(torch.rand(40, 1, 4, 4), parts, size=SIZE, groups=[0])
+    with pytest.raises(BadInput, match="0 of them"):
+        prototype_purity(torch.rand(40, 1, 4, 4), parts[:, :0], size=SIZE)
+    with pytest.raises(BadInput, match="images have none"):
+        prototype_consistency(torch.rand(40, 2, 4, 4), parts, size=SIZE, of_prototypes=torch.zeros(2).long())
+    with pytest.raises(BadInput, match="each of 2 units"):
+        prototype_consistency(
+            torch.rand(40, 2, 4, 4), parts, size=SIZE, categories=torch.arange(40), of_prototypes=torch.zeros(3).long()
+        )
+
+
+def test_consistency_and_stability_are_what_loops_count():
+    source = torch.Generator().manual_seed(0)
+    maps, noisy = torch.rand(2, 14, 3, 16, 20, generator=source)  # as large as the image: nothing is enlarged
+    parts = torch.rand(14, 4, 3, generator=source) * torch.tensor([16.0, 20.0, 1.0])
+    parts[..., 2] = (parts[..., 2] > 0.3).float()
+    kinds, homes = torch.arange(14) % 2, torch.tensor([0, 1, 1])
+    given = {"size": (16, 20), "categories": kinds, "of_prototypes": homes, "half_px": 6}
+    consistent = prototype_consistency(maps, parts, threshold=0.6, **given)
+    stable = prototype_stability(maps, noisy, parts, **given)
+
+    def near(values, i, k):
+        y, x = divmod(int(values[i, p].argmax()), 20)
+        return bool(parts[i, k, 2] > 0 and abs(parts[i, k, 0] - y) <= 6 and abs(parts[i, k, 1] - x) <= 6)
+
+    for p in range(3):
+        own = [i for i in range(14) if kinds[i] == homes[p]]
+        shown = [[i for i in own if parts[i, k, 2] > 0] for k in range(4)]
+        shares = [sum(near(maps, i, k) for i in shown[k]) / len(shown[k]) for k in range(4)]
+        assert bool(consistent.value[p]) == (max(shares) >= 0.6)
+        same = [all(near(maps, i, k) == near(noisy, i, k) for k in range(4)) for i in own]
+        assert float(stable.value[p]) == pytest.approx(sum(same) / len(own))
+        bare = sum(not any(near(maps, i, k) for k in range(4)) for i in own)
+        assert float(consistent.empty[p]) == float(stable.empty[p]) == pytest.approx(bare / len(own))
 
 
 def test_a_score_is_saved_and_shown(parts, tmp_path):

@@ -151,6 +151,12 @@ def test_predictions_that_do_not_fit_are_refused(box, surrogate, message):
         surrogate_fidelity(box, broken)
     with pytest.raises(BadInput, match="59 different numbers"):
         surrogate_fidelity(box, box, images=[0, *range(59)])
+    with pytest.raises(BadInput, match="target 7 is out of range"):
+        surrogate_fidelity(box, box, target=7)
+    with pytest.raises(BadInput, match="2 targets for 60 images"):
+        surrogate_fidelity(box, box, target=[0, 1])
+    with pytest.raises(BadInput, match="level=95"):
+        surrogate_fidelity(box, box, level=95.0)
 
 
 def test_a_fidelity_is_saved_and_shown(box, tmp_path):

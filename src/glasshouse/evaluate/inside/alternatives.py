@@ -9,8 +9,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from glasshouse.core import BadInput, Logits, Noun, generator
-from glasshouse.evaluate.agreement import from_sums, mean_ranks
-from glasshouse.evaluate.inside.sampling import N_RESAMPLES, Rate, binomial_tail
+from glasshouse.evaluate.agreement import mean_ranks, standardised
+from glasshouse.evaluate.inside.rates import N_RESAMPLES, Rate, binomial_tail, checked_level, limits
 from glasshouse.evaluate.inside.surrogates import Fidelity, largest
 
 
@@ -49,8 +49,8 @@ class Alternative(Noun):
 
 def compare_models(
     model_predictions: Logits | Int[Tensor, " n"],
-    interpretable_predictions: Logits | Int[Tensor, " n"],
-    labels: Int[Tensor, " n"],
+    interpretable_predictions: Float[Tensor, "m q"] | Int[Tensor, " m"],
+    labels: Int[Tensor, " i"],
     *,
     level: float = 0.95,
     n_resamples: int = N_RESAMPLES,
@@ -67,20 +67,20 @@ def compare_models(
         n_resamples: bootstrap draws. The number of images that only one gets right is drawn, not the images: the same
             distribution, at a cost that does not grow with n.
     """
-    if not len(labels):
-        raise BadInput("there are no images to compare the models on.")
+    if not len(labels) or not len(labels) == len(model_predictions) == len(interpretable_predictions):
+        given = (len(model_predictions), len(interpretable_predictions))
+        raise BadInput(f"predictions for {given[0]} and {given[1]} images, {len(labels)} labels: no images to compare.")
+    checked_level(level)
     first, second = (right(said, labels, seed) for said in (model_predictions, interpretable_predictions))
     n, gained, lost = len(labels), int((second & ~first).sum()), int((first & ~second).sum())
     draw, of_rest = generator(seed), lost / (n - gained) if gained < n else 0.0
     every = torch.full((n_resamples,), float(n), dtype=torch.float64)
     won = torch.binomial(every, torch.full_like(every, gained / n), draw)
     gaps = (won - torch.binomial(every - won, torch.full_like(every, of_rest), draw)) / n
-    tails = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
-    low, high = gaps.quantile(tails).tolist()
     both = min(1.0, 2 * binomial_tail(max(gained, lost), gained + lost, 0.5))
     one, other = (Rate(int(those.sum()), n, level) for those in (first, second))
     commonest = float(labels.unique(return_counts=True)[1].max()) / n
-    return Alternative(one, other, (gained - lost) / n, float(gaps.std()), (low, high), both, commonest)
+    return Alternative(one, other, (gained - lost) / n, float(gaps.std()), limits(gaps, level), both, commonest)
 
 
 def right(
@@ -89,6 +89,8 @@ def right(
     """Which images a model gets right; of equal logits one is drawn, in the same way for every model."""
     said = predictions.detach().cpu()
     if said.ndim == 2:
+        if bool(said.isnan().any()):
+            raise BadInput("some predictions are not-a-number.", "Leave out the images for which they are.")
         said = largest(said.double(), torch.rand(said.shape, generator=generator(seed)))
     return said == labels.detach().cpu()
 
@@ -101,7 +103,7 @@ class RashomonSet(Noun):
         fidelity: of all s surrogates.
         within: which of them come within `delta` of the best.
         overlap: of the features that each two of these name: shared ones over those of the larger set.
-        correlation: of the ranks of all features by absolute weight (Spearman).
+        correlation: of the ranks of all features by absolute weight (Spearman); NaN where one surrogate has them equal.
         chance: the overlap of two sets of these sizes, drawn at random among all features.
         top: features that count as named, at most; one without weight is never named.
     """
@@ -165,6 +167,8 @@ def rashomon(
     fidelity, n_features = torch.tensor(scores, dtype=torch.float64), weights.shape[1]
     if len(fidelity) != len(weights) or not len(weights) or delta < 0 or top < 1:
         raise BadInput(f"{len(fidelity)} fidelities for {len(weights)} surrogates, delta={delta}, top={top}.")
+    if not (fidelity.isfinite().all() and weights.isfinite().all()):
+        raise BadInput("some fidelities or weights are not finite.", "Leave out the surrogates for which they are not.")
     if weights.is_floating_point():
         size = weights.detach().cpu().double().abs()
     else:
@@ -174,11 +178,14 @@ def rashomon(
     within = fidelity >= fidelity.max() - delta - 1e-12
     sets = torch.stack([named(row, top) for row in size[within]])
     total = sets.sum(1)
-    larger = torch.maximum(total[:, None], total)
-    shared = torch.minimum(sets[:, None], sets).sum(2)
-    ranks = mean_ranks(size[within]).double()
-    chance = mean_of_pairs(torch.minimum(total[:, None], total) / n_features)
-    return RashomonSet(fidelity, within, shared / larger, rank_correlation(ranks), chance, float(delta), top)
+    larger, smaller = torch.maximum(total[:, None], total), torch.minimum(total[:, None], total)
+    overlap = torch.stack([torch.minimum(row, sets).sum(1) for row in sets]) / larger
+    chance = mean_of_pairs((smaller / n_features).masked_fill(larger == 0, nan))
+    ranks = standardised(mean_ranks(size[within]))
+    correlation = (ranks @ ranks.T / n_features).clamp(-1, 1)
+    flat = ~ranks.any(1)
+    correlation = correlation.masked_fill(flat[:, None] | flat, nan)
+    return RashomonSet(fidelity, within, overlap, correlation, chance, float(delta), top)
 
 
 def named(size: Float[Tensor, " d"], top: int) -> Float[Tensor, " d"]:
@@ -189,12 +196,6 @@ def named(size: Float[Tensor, " d"], top: int) -> Float[Tensor, " d"]:
     least = size.topk(top).values[-1]
     above, equal = size > least, size == least
     return above.double() + equal * (top - above.sum()) / equal.sum()
-
-
-def rank_correlation(ranks: Float[Tensor, "m d"]) -> Float[Tensor, "m m"]:
-    """Correlation of each two rows; NaN where one does not vary."""
-    x, y = torch.broadcast_tensors(ranks[:, None], ranks[None])
-    return from_sums(torch.stack([torch.ones_like(x), x, y, x * x, y * y, x * y]).sum(3))
 
 
 def mean_of_pairs(table: Float[Tensor, "m m"]) -> float:

@@ -9,8 +9,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from glasshouse.core import BadInput, Noun, Units, generator, resize
-from glasshouse.evaluate.agreement import correlation, mean_ranks
-from glasshouse.evaluate.inside.sampling import N_RESAMPLES, Rate, bootstrap
+from glasshouse.evaluate.agreement import spearman_over
+from glasshouse.evaluate.inside.rates import N_RESAMPLES, Rate, bootstrap, checked_level, limits
 
 AT_ONCE = 2**24  # pixels of marks
 
@@ -23,7 +23,8 @@ class DetectionAccuracy(Noun):
         claims: the concept of each unit.
         found, present: images with the concept in which the unit is on, and all of them.
         spared, absent: images without it in which the unit is off, and all of them.
-        iou: of the pixels; iou_stderr: over images; iou_chance: expected if the unit saw another image.
+        iou: of the pixels; iou_stderr: over images, NaN where fewer than two have any of these pixels; iou_chance:
+            expected if the unit saw another image, NaN for one image.
         precision, recall: share of the unit's pixels that are the concept's, and the other way round.
     """
 
@@ -99,7 +100,9 @@ def detection_accuracy(
     on, there, n = mine > 0, real > 0, len(truth)
     iou = shared.sum(0) / either.sum(0)
     spread = ((shared - iou * either).square().sum(0) * n / max(n - 1, 1)).sqrt() / either.sum(0)
-    expected = (where_marks * where_concept).flatten(1).sum(1) / n
+    spread = spread.masked_fill((either > 0).sum(0) < 2, nan)
+    pairs = (where_marks * where_concept).flatten(1).sum(1) - shared.sum(0)  # of an image's marks and another's concept
+    expected = pairs / (n - 1) if n > 1 else torch.full_like(pairs, nan)
     return DetectionAccuracy(
         columns,
         (on & there).sum(0),
@@ -266,8 +269,8 @@ def ablation_specificity(
         rho_u = Spearman correlation over classes of damage_uc and selectivity_uc;   value = mean_u rho_u
 
     Zhou, Sun, Bau and Torralba, "Revisiting the importance of individual units in CNNs via ablation", 2018; Morcos et
-    al., ICLR 2018, found that selective units are not more important overall. Classes that are not-a-number are left
-    out.
+    al., ICLR 2018, found that selective units are not more important overall. Classes that are not-a-number for a unit
+    are left out for this unit; ranks need three.
 
     Args:
         damage: fall of each class's accuracy without each unit, as `Ablation.damage`.
@@ -277,14 +280,12 @@ def ablation_specificity(
     if damage.shape != selectivity.shape or damage.shape[0] < 1:
         raise BadInput(f"damage {tuple(damage.shape)} and selectivity {tuple(selectivity.shape)}: one row per unit.")
     first, second = damage.detach().cpu().double(), selectivity.detach().cpu().double()
-    known = (first.isfinite() & second.isfinite()).all(0)
-    if int(known.sum()) < 3:
-        raise BadInput(f"only {int(known.sum())} classes have damage and selectivity.", "Ranks need three or more.")
-    rho, _ = correlation(mean_ranks(first[:, known]), mean_ranks(second[:, known]), seed)
+    known, checked = first.isfinite() & second.isfinite(), checked_level(level)
+    if (most := int(known.sum(1).max())) < 3:
+        raise BadInput(f"only {most} classes have damage and selectivity.", "Ranks need three or more.")
+    rho, _ = spearman_over(first, second, known)
     usable = rho[rho.isfinite()]
     if len(usable) < 2:
         return AblationSpecificity(rho, nan, (nan, nan))
     drawn = bootstrap(lambda rows: float(usable[rows].mean()), len(usable), seed, n_resamples)
-    tails = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
-    low, high = drawn.quantile(tails).tolist()
-    return AblationSpecificity(rho, float(drawn.std()), (low, high))
+    return AblationSpecificity(rho, float(drawn.std()), limits(drawn, checked))

@@ -1,6 +1,7 @@
 """Do concepts hold what the model decides by, and do concept vectors point where the concept is?"""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from math import exp, lgamma, pi, sqrt
 from typing import Any
@@ -8,11 +9,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from glasshouse.core import BadInput, Noun, generator
+from glasshouse.core.plan import untouched
 from glasshouse.core.stats.student import two_sided
-from glasshouse.evaluate.inside.sampling import Rate, bootstrap
+from glasshouse.evaluate.inside.rates import Rate, bootstrap
 
 N_FOR_ERROR = 200
 
@@ -76,17 +78,22 @@ def concept_completeness(
     Args:
         features: of the layer, one vector per image: means over positions, or all positions flattened.
         directions: of the concepts, as `ConceptVectors.vectors`.
-        head: from features to logits: what follows the layer.
+        head: from features to logits: what follows the layer. A module is run as it answers, not as it learns.
         labels: None takes what the model says.
         held_out: images that eta is measured on.
     """
     test = held_out.detach().cpu()
-    if not 0 < int(test.sum()) < len(features) or features.shape[1] != directions.shape[1]:
+    if not 0 < int(test.sum()) < len(features) - 1 or features.shape[1] != directions.shape[1]:
         raise BadInput(
             f"{int(test.sum())} of {len(features)} images held out, directions {tuple(directions.shape)}.",
-            "Hold out some images, not all, and give directions in the space of the features.",
+            "Hold out some images, all but two at most, and give directions in the space of the features.",
         )
-    with torch.inference_mode(False), torch.enable_grad():
+    if not (features.isfinite().all() and directions.isfinite().all()):
+        raise BadInput("some features or directions are not finite.")
+    if labels is not None and bool((labels < 0).any()):
+        raise BadInput("some labels are not known.", "Leave out these images, or give labels=None.")
+    rested = untouched(head) if isinstance(head, nn.Module) else nullcontext()
+    with rested, torch.inference_mode(False), torch.enable_grad():
         known = features.detach().clone()
         said = head(known).detach()
         right = said.argmax(1) if labels is None else labels.detach().to(known.device).clone()
@@ -150,7 +157,8 @@ class Alignment(Noun):
     Args:
         cosine: with the planted direction, averaged over runs.
         stderr: over runs; 0 with one.
-        p_value: of as large a cosine, of either sign, for a direction drawn evenly from all.
+        p_value: of as large a cosine, of either sign, for a direction drawn evenly from all; of several runs, the
+            mean direction is tried.
         n_dims: d.
     """
 
@@ -190,7 +198,8 @@ def direction_cosine(
     goal = planted.detach().cpu().double()
     if runs.shape[1:] != goal.shape or not len(runs):
         raise BadInput(f"directions {tuple(directions.shape)} for planted ones {tuple(planted.shape)}.")
-    if bool((runs.norm(dim=2) == 0).any() or (goal.norm(dim=1) == 0).any() or not runs.isfinite().all()):
+    lengths = torch.cat([runs.norm(dim=2), goal.norm(dim=1)[None]])
+    if not bool(((lengths > 0) & lengths.isfinite()).all()):
         raise BadInput("a direction is zero or not finite.")
     unit, d = F.normalize(runs, dim=2), goal.shape[1]
     each = (unit * F.normalize(goal)).sum(2).clamp(-1, 1)

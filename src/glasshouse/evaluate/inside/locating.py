@@ -10,7 +10,8 @@ from torch import Tensor
 
 from glasshouse.core import BadInput, Boxes, Noun, PerImage, generator
 from glasshouse.evaluate.inside.peaks import Size, checked_size
-from glasshouse.evaluate.inside.sampling import Rate
+from glasshouse.evaluate.inside.rates import Rate, checked_level
+from glasshouse.evaluate.localisation.components import box_overlap
 
 AT_ONCE = 2**22  # distances
 
@@ -56,13 +57,13 @@ class PartLocation(Noun):
 
 
 def part_localisation(
-    positions: Float[Tensor, "m 2"],
+    positions: Float[Tensor, "p 2"],
     parts: Float[Tensor, "m q 3"],
     *,
     size: Size,
-    boxes: Int[Tensor, "m q 4"] | None = None,
+    boxes: Int[Tensor, "i r 4"] | None = None,
     predicted: Boxes | None = None,
-    mirrored: Bool[Tensor, " m"] | None = None,
+    mirrored: Bool[Tensor, " k"] | None = None,
     min_iou: float = 0.5,
     n_chance: int = 50,
     level: float = 0.95,
@@ -84,8 +85,10 @@ def part_localisation(
         mirrored: images whose prediction was made on the mirror image; their columns are turned back.
         n_chance: places that each predicted box is tried at for its chance level.
     """
-    if not len(positions) == len(parts) or n_chance < 1 or (predicted is not None and boxes is None):
-        raise BadInput(f"{len(positions)} positions for {len(parts)} images, or predicted boxes without true ones.")
+    sizes = {len(given) for given in (positions, parts, boxes, predicted, mirrored) if given is not None}
+    if len(sizes) > 1 or n_chance < 1 or (predicted is not None and boxes is None):
+        raise BadInput(f"what is given is of {sorted(sizes)} images, or predicted boxes are without true ones.")
+    checked_level(level)
     (h, w), at, truth = checked_size(size), positions.detach().cpu().double().clone(), parts.detach().cpu().double()
     if not at.isfinite().all():
         raise BadInput("some predicted positions are not finite.", "Leave out the images without a prediction.")
@@ -106,8 +109,9 @@ def part_localisation(
     boxed, diagonal = (real[..., 2:] > real[..., :2]).all(2).any(1), hypot(h, w)
     hits, chance = Rate(0, 0, level), nan
     if own is not None:
-        found = best_iou(own, real)[boxed] >= min_iou
-        moved = [best_iou(placed(own, size, draw), real)[boxed] for draw in [generator(seed)] for _ in range(n_chance)]
+        own, real, draw = own[boxed], real[boxed], generator(seed)
+        found = box_overlap(own, real).amax(1) >= min_iou
+        moved = [box_overlap(placed(own, size, draw), real).amax(1) for _ in range(n_chance)]
         hits, chance = Rate(int(found.sum()), len(found), level), float((torch.stack(moved) >= min_iou).double().mean())
     return PartLocation(
         distance / diagonal,
@@ -131,14 +135,6 @@ def within(points: Float[Tensor, "n p 2"], boxes: Int[Tensor, "n q 4"]) -> Bool[
     """Whether a point lies in a box; pixel r reaches from r - 1/2 to r + 1/2."""
     low, high = boxes[:, None, :, :2] - 0.5, boxes[:, None, :, 2:] - 0.5
     return ((points[:, :, None] >= low) & (points[:, :, None] < high)).all(3).any(2)
-
-
-def best_iou(own: Int[Tensor, "n 4"], boxes: Int[Tensor, "n q 4"]) -> Float[Tensor, " n"]:
-    """The largest IoU of a box with any of the true ones; 0 where both are empty."""
-    low, high = torch.maximum(own[:, None, :2], boxes[..., :2]), torch.minimum(own[:, None, 2:], boxes[..., 2:])
-    shared = (high - low).clamp(min=0).prod(2).double()
-    area = [(box[..., 2:] - box[..., :2]).clamp(min=0).prod(-1).double() for box in (own[:, None], boxes)]
-    return (shared / (area[0] + area[1] - shared).clamp(min=1)).amax(1)
 
 
 def placed(own: Int[Tensor, "n 4"], size: Size, draw: torch.Generator) -> Int[Tensor, "n 4"]:

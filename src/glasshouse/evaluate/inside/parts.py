@@ -10,9 +10,10 @@ from torch import Tensor
 
 from glasshouse.core import BadInput, Noun, Units, generator
 from glasshouse.evaluate.inside.peaks import Place, centres, own_images
-from glasshouse.evaluate.inside.sampling import Rate
+from glasshouse.evaluate.inside.rates import Rate
 
 AT_ONCE = 2**24  # pixels of marks
+ROUNDING = 1e-6
 
 
 @dataclass(frozen=True, repr=False)
@@ -23,7 +24,7 @@ class PartDetectors(Noun):
         hits: images in which the overlap is large enough; total: those in which the part is seen.
         shuffled: hits expected with the masks of other images.
         threshold: of each filter; it marks what is above.
-        dead: filters that are flat in all images; they are left out.
+        dead: filters that have one value everywhere in all images; they are left out.
     """
 
     hits: Int[Tensor, "f k"]
@@ -120,19 +121,19 @@ def part_interpretability(
     if not values.isfinite().all():
         raise BadInput("some activations are not finite.")
     columns = values.transpose(0, 1).flatten(1)
-    threshold = columns.kthvalue(ceil(level * columns.shape[1]), 1).values
+    threshold = columns.kthvalue(max(1, ceil(level * columns.shape[1] - ROUNDING)), 1).values
     lines = centres(place, (i, j), (h, w))
     rows, cols = (cover(line, pixels, field_px) for line, pixels in zip(lines, (h, w), strict=True))
-    seen, truth, draw = masks.cpu().flatten(2).any(2), masks.cpu().flatten(2).float(), generator(seed)
+    seen, truth, draw = masks.cpu().flatten(2).any(2), masks.cpu().flatten(2), generator(seed)
     own = own_images(values.flatten(2).amax(2), categories, None)
-    orders = [torch.arange(n), *(other_order(seen, draw) for _ in range(n_shuffles))]
+    every = torch.arange(n)[:, None].expand(seen.shape)  # a part's mask in each image; below, in another that shows it
+    orders, column = [every, *(other_order(seen, draw) for _ in range(n_shuffles))], torch.arange(seen.shape[1])
     counts = torch.zeros(len(orders), f, truth.shape[1], dtype=torch.float64)
     for part in torch.arange(n).split(max(1, AT_ONCE // (f * h * w))):
         on = (values[part] > threshold[:, None, None]).float()
         marks = (torch.einsum("hi,nfij,wj->nfhw", rows, on, cols) > 0).flatten(2).float()
         for row, order in enumerate(orders):
-            # a part is exchanged among the images that show it: one row of `order` each, or one for all
-            other = truth[order[part]] if order.ndim == 1 else truth[order[part], torch.arange(truth.shape[1])]
+            other = truth[order[part], column].float()
             shared = marks @ other.transpose(1, 2)
             either = marks.sum(2, keepdim=True) + other.sum(2)[:, None] - shared
             hit = (shared > min_iou * either) & own[part, :, None] & seen[part, None]

@@ -1,5 +1,6 @@
 """Where in the image a unit points: the pixel that the strongest position of its map looks at."""
 
+from collections.abc import Iterator
 from typing import NamedTuple, TypeAlias
 
 import torch
@@ -14,6 +15,7 @@ Place: TypeAlias = LayerGeometry | tuple[float | int, float | int] | None
 same for rows and columns; or None where the grid tiles the image evenly. Pixel centres are whole numbers from 0."""
 Size: TypeAlias = tuple[int, int]
 AT_ONCE = 2**24  # values of enlarged maps
+IMAGE_PX, HALF_PX = 224, 36  # the image that the papers' boxes belong to, and what they reach to each side of a peak
 
 
 class Peaks(NamedTuple):
@@ -62,15 +64,25 @@ def peaks(maps: Units, place: Place, size: Size, seed: int) -> Peaks:
     return Peaks(at, height, height > lowest)
 
 
-def enlarged_peaks(maps: Units, size: Size, seed: int) -> Peaks:
-    """The peak of every map once it is enlarged to the image by bicubic interpolation."""
-    step = max(1, AT_ONCE // (maps.shape[1] * size[0] * size[1]))
+def enlarged_peaks(maps: Units, own: Bool[Tensor, "n f"], size: Size, seed: int) -> Peaks:
+    """The peak of a unit's map in each of its own images, enlarged to the image by bicubic interpolation.
+
+    Elsewhere there is none, and nothing is enlarged. A map that is flat stays without a peak, whatever rounding does.
+    """
+    coarse = peaks(maps, None, size, seed)
+    there = own & coarse.there
+    chosen = maps.detach().cpu()[there][:, None]
+    at, height = torch.zeros_like(coarse.at), coarse.height.double()
+    if tuple(maps.shape[2:]) != size:
+        chosen = chosen.to(torch.promote_types(chosen.dtype, torch.float32))
     found = list[Peaks]()
-    for part in maps.detach().cpu().split(step):
+    for part in chosen.split(max(1, AT_ONCE // (size[0] * size[1]))):
         same = tuple(part.shape[2:]) == size
-        large = part if same else F.interpolate(part.float(), size, mode="bicubic", align_corners=False)
+        large = part if same else F.interpolate(part, size, mode="bicubic", align_corners=False)
         found.append(peaks(large, (0, 1), size, seed + len(found)))
-    return Peaks(*(torch.cat(parts) for parts in zip(*found, strict=True)))
+    at[there] = torch.cat([part.at[:, 0] for part in found])
+    height[there] = torch.cat([part.height[:, 0] for part in found]).double()
+    return Peaks(at, height, there)
 
 
 def strongest(
@@ -87,20 +99,52 @@ def strongest(
 
 
 def own_images(
-    strength: Float[Tensor, "n f"], categories: Int[Tensor, " n"] | None, of_units: Int[Tensor, " f"] | None
+    strength: Float[Tensor, "n f"], categories: Int[Tensor, " m"] | None, of_units: Int[Tensor, " u"] | None
 ) -> Bool[Tensor, "n f"]:
     """The images a unit is judged on: those of its category; all where there are none.
 
     Args:
         of_units: the category of each unit; None takes the one whose images it peaks highest in, on average.
     """
+    known, own = categories_of(strength, categories, of_units)
+    return known[:, None] == own
+
+
+def categories_of(
+    strength: Float[Tensor, "n f"], categories: Int[Tensor, " m"] | None, of_units: Int[Tensor, " u"] | None
+) -> tuple[Int[Tensor, " n"], Int[Tensor, " f"]]:
+    """The category of each image, and of each unit; all the same where there are none."""
+    n, f = strength.shape
     if categories is None:
-        return torch.ones(strength.shape, dtype=torch.bool)
-    if len(categories) != len(strength):
-        raise BadInput(f"{len(categories)} categories for {len(strength)} images.")
+        if of_units is not None:
+            raise BadInput("units have categories and images have none.", "Give the category of each image too.")
+        return torch.zeros(n).long(), torch.zeros(f).long()
+    if len(categories) != n or (of_units is not None and len(of_units) != f):
+        raise BadInput(f"{len(categories)} categories for {n} images, or not one for each of {f} units.")
     known = categories.cpu()
     if of_units is not None:
-        return known[:, None] == of_units.cpu()
+        return known, of_units.cpu()
     values = known.unique()
     mean = torch.stack([strength[known == value].double().mean(0) for value in values])
-    return known[:, None] == values[mean.argmax(0)]
+    return known, values[mean.argmax(0)]
+
+
+def half_of(half_px: float | int | None, size: Size) -> float:
+    """Half the side of the box around a peak."""
+    return HALF_PX / IMAGE_PX * min(size) if half_px is None else float(half_px)
+
+
+def contains(at: Float[Tensor, "n p 2"], parts: Float[Tensor, "n #p k 3"], half: float) -> Bool[Tensor, "n p k"]:
+    """Whether the box around a peak contains the middle of a part that is seen."""
+    return ((at[:, :, None] - parts[..., :2]).abs() <= half).all(3) & (parts[..., 2] > 0)
+
+
+def share_of(hits: Bool[Tensor, "n ..."], usable: Bool[Tensor, "n ..."]) -> Float[Tensor, "..."]:
+    """Share of the usable rows that are hits; NaN without any."""
+    return (hits & usable).sum(0).double() / usable.expand_as(hits).sum(0)
+
+
+def anywhere(at: Float[Tensor, "n p 2"], size: Size, count: int, seed: int) -> Iterator[Tensor]:
+    """Peaks on any pixel, each as likely as the others, `count` times."""
+    draw, sides = generator(seed), torch.tensor(size)
+    return ((torch.rand(at.shape, generator=draw, dtype=torch.float64) * sides).floor() for _ in range(count))

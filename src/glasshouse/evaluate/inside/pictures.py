@@ -1,6 +1,7 @@
-"""Does a picture drawn for a unit show what excites it? Against data, and by a reader who has to choose."""
+"""Does a picture drawn for a unit show what excites it? Beside data, in another network, to a reader."""
 
 from dataclasses import dataclass, field
+from math import nan
 from typing import Any
 
 import torch
@@ -9,7 +10,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from glasshouse.core import BadInput, Noun, generator
-from glasshouse.evaluate.inside.sampling import Rate, binomial_tail, clopper_pearson
+from glasshouse.evaluate.agreement import standardised
+from glasshouse.evaluate.inside.rates import Rate, binomial_tail, checked_level, clopper_pearson
 
 
 @dataclass(frozen=True, repr=False)
@@ -92,6 +94,94 @@ def activation_percentile(
 
 
 @dataclass(frozen=True, repr=False)
+class Transfer(Noun):
+    """How strongly pictures that were drawn for u units of one network excite the matching units of another.
+
+    Args:
+        match: the unit of the other network for each.
+        likeness: correlation of each unit with its match over natural images; NaN where it was not measured.
+        seen: each picture's activation of the match, among natural images.
+        others: mean percentile, in the same match, of the pictures for the other units; NaN with a single picture.
+    """
+
+    match: Int[Tensor, " u"]
+    likeness: Float[Tensor, " u"]
+    seen: Excitation
+    others: Float[Tensor, " u"]
+
+    def __repr__(self) -> str:
+        return (
+            f"Transfer(percentile {self.value:.1f} ± {self.stderr:.1f}, pictures of other units "
+            f"{float(self.others.mean()):.1f}, natural images 50, {len(self.match)} units)"
+        )
+
+    @property
+    def value(self) -> float:
+        """Mean percentile over units; 50 is that of natural images."""
+        return float(self.seen.percentile.mean())
+
+    @property
+    def stderr(self) -> float:
+        """Standard error of `value` over units, taken as independent."""
+        return float(self.seen.percentile.std() / len(self.match) ** 0.5) if len(self.match) > 1 else nan
+
+    @property
+    def gap(self) -> Float[Tensor, " u"]:
+        """Percentile of the unit's own picture less that of the other units' pictures; chance is 0."""
+        return self.seen.percentile - self.others
+
+
+def picture_transfer(
+    pictures: Float[Tensor, "u v"],
+    natural: Float[Tensor, "n w"],
+    matches: Int[Tensor, " m"] | None = None,
+    *,
+    own: Float[Tensor, "q r"] | None = None,
+    wanted: float | int = 99.9,
+    level: float = 0.95,
+) -> Transfer:
+    """Whether a picture drawn for a unit of one network also excites the matching unit of another, more than data does.
+
+        percentile_u = 100 · #{natural images that excite match(u) less than the picture of u does} / n
+        match(u) = the unit v with the largest correlation to u over natural images, or the same class
+
+    A picture that excites only the network it was drawn with shows that network's accidents (other seed, other
+    architecture: Szegedy et al., ICLR 2014, on examples that carry over). Pictures are unlike data and may excite every
+    unit, so read `others`, what the pictures of the other units do, beside it.
+
+    Args:
+        pictures: activation of all v units of the other network by the picture of each of u units.
+        natural: activation of the v units by natural images, reduced over positions as in `pictures`.
+        matches: the unit for each picture, such as its class; None matches by `own`, or unit by unit without it.
+        own: activation of the u units of the first network by the same natural images.
+    """
+    u, v = pictures.shape
+    if natural.shape[1] != v:
+        raise BadInput(f"pictures {tuple(pictures.shape)}, natural {tuple(natural.shape)}: not of the same units.")
+    near = torch.full((u, v), nan, dtype=torch.float64)
+    if own is not None:
+        if own.shape != (len(natural), u):
+            raise BadInput(f"own {tuple(own.shape)} is not of {len(natural)} images and {u} units.")
+        rows, columns = (standardised(part.detach().cpu().T) for part in (own, natural))
+        near = (rows @ columns.T / len(natural)).masked_fill(~(rows.any(1)[:, None] & columns.any(1)), nan)
+    if matches is not None:
+        match = matches.detach().cpu().long()
+    else:
+        match = torch.arange(u) if own is None else near.nan_to_num(-2).argmax(1)
+    if len(match) != u or bool(((match < 0) | (match >= v)).any()):
+        raise BadInput(f"matches {match.tolist()[:8]} are not units 0…{v - 1}, one for each of {u} pictures.")
+    if matches is None and own is not None and bool(near.isnan().all(1).any()):
+        raise BadInput("a unit is the same for all natural images, and matches none.", "Leave it out.")
+    drawn, data = (part.detach().cpu().double()[:, match] for part in (pictures, natural))
+    seen = activation_percentile(drawn.diagonal(), data, wanted=wanted, level=level)
+    ordered, each = data.T.sort(1).values.contiguous(), drawn.T.contiguous()
+    below, upto = (torch.searchsorted(ordered, each, right=right).double() for right in (False, True))
+    percentile = 50 * (below + upto) / len(natural)  # by match and picture; equal ones count half
+    others = (percentile.sum(1) - percentile.diagonal()) / (u - 1) if u > 1 else torch.full((u,), nan).double()
+    return Transfer(match, near.gather(1, match[:, None])[:, 0], seen, others)
+
+
+@dataclass(frozen=True, repr=False)
 class ForcedChoice(Noun):
     """How often a reader who has seen a unit's exemplars picks, of two images, the one that excites it.
 
@@ -148,19 +238,21 @@ def forced_choice(
         exemplars: embeddings of what the reader is shown as exciting; opposites: as not exciting, or inhibiting.
         seed: of the coin.
     """
-    groups = [part.detach().cpu().double() for part in (strong, weak, exemplars)]
-    others = None if opposites is None else opposites.detach().cpu().double()
+    against = exemplars[:0] if opposites is None else opposites
+    groups = [part.detach().cpu().double() for part in (strong, weak, exemplars, against)]
     if len(strong) != len(weak) or not len(strong) or not len(exemplars):
         raise BadInput(f"{len(strong)} strong and {len(weak)} weak images, {len(exemplars)} exemplars.")
     if not all(bool(part.isfinite().all()) for part in groups):
         raise BadInput("some embeddings are not finite.")
 
+    def nearest(images: Tensor, shown: Tensor) -> Tensor:
+        return (F.normalize(images) @ F.normalize(shown).T).amax(1) if len(shown) else images.new_zeros(len(images))
+
     def likeness(images: Tensor) -> Tensor:
-        near = (F.normalize(images) @ F.normalize(groups[2]).T).amax(1)
-        return near if others is None else near - (F.normalize(images) @ F.normalize(others).T).amax(1)
+        return nearest(images, groups[2]) - nearest(images, groups[3])
 
     margin = likeness(groups[0]) - likeness(groups[1])
     coin = torch.rand(len(margin), generator=generator(seed)) < 0.5
     right = torch.where(margin.abs() < 1e-12, coin, margin > 0)
-    settings = {"exemplars": len(exemplars), "opposites": 0 if others is None else len(others), "seed": seed}
-    return ForcedChoice(margin, right, 0.5, level, settings)
+    settings = {"exemplars": len(exemplars), "opposites": len(against), "seed": seed}
+    return ForcedChoice(margin, right, 0.5, checked_level(level), settings)

@@ -9,11 +9,22 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from glasshouse.core import BadInput, Images, Noun, Units, generator
-from glasshouse.evaluate.inside.peaks import Place, Size, checked_size, enlarged_peaks, own_images, strongest
+from glasshouse.evaluate.inside.peaks import (
+    IMAGE_PX,
+    Place,
+    Size,
+    anywhere,
+    checked_size,
+    contains,
+    enlarged_peaks,
+    half_of,
+    own_images,
+    share_of,
+    strongest,
+)
 from glasshouse.evaluate.inside.peaks import peaks as peaks_of
 
-IMAGE_PX = 224  # that the papers' boxes belong to
-PURITY_PX, HALF_PX = 32, 36
+PURITY_PX = 32  # of an image of 224
 
 
 @dataclass(frozen=True, repr=False)
@@ -25,8 +36,8 @@ class PrototypeScore(Noun):
         value: of each prototype; NaN for one that is flat or has no image.
         part: the part (or group of parts) it lies on most often; -1 where there is none, or none was asked for.
         n_images: that each value comes from.
-        chance: what prototypes with a peak anywhere in these images would score, on average.
-        empty: share of the images in which the prototype lies on no part at all.
+        chance: what prototypes with a peak anywhere in these images would score, on average: a share of 1.
+        empty: share of the images in which the prototype lies on no part at all; NaN like `value`.
         scale: what the papers multiply by: 1 for purity, 100 for the others.
     """
 
@@ -87,22 +98,19 @@ def prototype_purity(
     found = peaks_of(maps, place, size, seed)
     check(maps, parts, n_chance)
     half = (PURITY_PX / IMAGE_PX * min(size) if box_px is None else box_px) / 2
-    merged, seen = grouped(parts, groups), parts[..., 2].cpu() > 0
-    chosen, valid = strongest(found.height, found.there, top, seed)
+    merged, (chosen, valid) = grouped(parts, groups), strongest(found.height, found.there, top, seed)
+    count, shown = valid.sum(0), parts.detach().cpu().double()[chosen]  # only the best patches are looked at
 
     def shares(at: Tensor) -> Tensor:
-        near = by_group(contains(at, parts, half) & seen[:, None], merged).double()
-        rows = near.gather(0, chosen[..., None].expand(-1, -1, near.shape[2])) * valid[..., None]
-        return rows.sum(0) / valid.sum(0).clamp(min=1)[:, None]
+        near = by_group(contains(at, shown, half), merged)
+        return share_of(near, valid[..., None])
 
-    share, count = shares(found.at), valid.sum(0)
-    value = torch.where(count > 0, share.amax(1), torch.nan)
-    chance = mean_of([shares(at).amax(1)[count > 0] for at in anywhere(found.at, size, n_chance, seed)])
-    lies = contains(found.at, parts, half) & seen[:, None]
-    bare = (~lies.any(2)).gather(0, chosen).double()
-    empty = (bare * valid).sum(0) / count.clamp(min=1)
+    at = found.at.gather(0, chosen[..., None].expand(-1, -1, 2))
+    share = shares(at)
+    chance = mean_of([shares(drawn).amax(1)[count > 0] for drawn in anywhere(at, size, n_chance, seed)])
+    empty = share_of(~contains(at, shown, half).any(2), valid)
     settings = {"top": top, "box_px": 2 * half, "n_chance": n_chance, "seed": seed}
-    return PrototypeScore("purity", value, commonest(share), count, chance, empty, 1.0, settings)
+    return PrototypeScore("purity", share.amax(1), commonest(share), count, chance, empty, 1.0, settings)
 
 
 def prototype_consistency(
@@ -111,7 +119,7 @@ def prototype_consistency(
     *,
     size: Size,
     categories: Int[Tensor, " m"] | None = None,
-    of_prototypes: Int[Tensor, " p"] | None = None,
+    of_prototypes: Int[Tensor, " u"] | None = None,
     half_px: float | int | None = None,
     threshold: float = 0.8,
     n_chance: int = 20,
@@ -126,24 +134,24 @@ def prototype_consistency(
 
     Args:
         maps: activations of the prototypes in test images.
-        categories: of the images; of_prototypes: the class of each. Without them all images count.
+        categories: of the images; a prototype is judged on those of its class. Without them all count.
+        of_prototypes: the class of each; None takes the one whose images excite it most.
         half_px: half the box's side; None is 36 for an image of 224, and in proportion.
     """
     check(maps, parts, n_chance)
-    found, half = enlarged_peaks(maps, checked_size(size), seed), half_of(half_px, size)
-    usable, seen = own_images(found.height, categories, of_prototypes) & found.there, parts[..., 2].cpu() > 0
-    shown = (usable[:, :, None] & seen[:, None]).sum(0)
+    half, shown = half_of(half_px, size), parts.detach().cpu().double()[:, None]
+    own = own_images(maps.detach().cpu().flatten(2).amax(2), categories, of_prototypes)
+    at, _, usable = enlarged_peaks(maps, own, checked_size(size), seed)
+    asked = usable[:, :, None] & (shown[..., 2] > 0)
 
-    def shares(at: Tensor) -> Tensor:
-        near = contains(at, parts, half) & seen[:, None] & usable[:, :, None]
-        return near.sum(0).double() / shown.clamp(min=1)
+    def best(at: Tensor) -> Tensor:
+        return share_of(contains(at, shown, half), asked).nan_to_num(-1).amax(1)
 
-    share, known = shares(found.at), shown.any(1)
-    value = torch.where(known, (share.amax(1) >= threshold).double(), torch.nan)
-    random = anywhere(found.at, size, n_chance, seed)
-    chance = mean_of([(shares(at).amax(1) >= threshold).double()[known] for at in random])
-    bare = ~(contains(found.at, parts, half) & seen[:, None]).any(2) & usable
-    empty, settings = bare.sum(0) / usable.sum(0).clamp(min=1), {"half_px": half, "threshold": threshold, "seed": seed}
+    share, known = share_of(contains(at, shown, half), asked), asked.any(2).any(0)
+    value = torch.where(known, (best(at) >= threshold).double(), torch.nan)
+    chance = mean_of([(best(drawn) >= threshold).double()[known] for drawn in anywhere(at, size, n_chance, seed)])
+    empty = share_of(~contains(at, shown, half).any(2), usable)
+    settings = {"half_px": half, "threshold": threshold, "n_chance": n_chance, "seed": seed}
     return PrototypeScore("consistency", value, commonest(share), usable.sum(0), chance, empty, 100.0, settings)
 
 
@@ -154,7 +162,7 @@ def prototype_stability(
     *,
     size: Size,
     categories: Int[Tensor, " m"] | None = None,
-    of_prototypes: Int[Tensor, " p"] | None = None,
+    of_prototypes: Int[Tensor, " u"] | None = None,
     half_px: float | int | None = None,
     n_chance: int = 20,
     seed: int = 0,
@@ -172,22 +180,18 @@ def prototype_stability(
     check(maps, parts, n_chance)
     if maps.shape != noisy_maps.shape:
         raise BadInput(f"maps {tuple(maps.shape)} and noisy maps {tuple(noisy_maps.shape)} are not of the same images.")
-    before, after = (enlarged_peaks(those, checked_size(size), seed) for those in (maps, noisy_maps))
-    half, seen = half_of(half_px, size), parts[..., 2].cpu() > 0
-    usable = own_images(before.height, categories, of_prototypes) & before.there & after.there
+    half, shown = half_of(half_px, size), parts.detach().cpu().double()[:, None]
+    own = own_images(maps.detach().cpu().flatten(2).amax(2), categories, of_prototypes)
+    before, after = (enlarged_peaks(those, own, checked_size(size), seed) for those in (maps, noisy_maps))
+    usable = before.there & after.there
 
     def shares(first: Tensor, second: Tensor) -> Tensor:
-        sets = [contains(at, parts, half) & seen[:, None] for at in (first, second)]
-        same = (sets[0] == sets[1]).all(2) & usable
-        return torch.where(usable.any(0), same.sum(0).double() / usable.sum(0).clamp(min=1), torch.nan)
+        same = contains(first, shown, half) == contains(second, shown, half)
+        return share_of(same.all(2), usable)
 
     random = anywhere(before.at, size, 2 * n_chance, seed)
-    pairs = zip(random[::2], random[1::2], strict=True)
-    known = usable.any(0)
-    chance = mean_of([shares(first, second)[known] for first, second in pairs])
-    bare = ~(contains(before.at, parts, half) & seen[:, None]).any(2) & usable
-    empty = bare.sum(0) / usable.sum(0).clamp(min=1)
-    none = torch.full((maps.shape[1],), -1)
+    chance = mean_of([shares(first, second)[usable.any(0)] for first, second in zip(random, random, strict=True)])
+    empty, none = share_of(~contains(before.at, shown, half).any(2), usable), torch.full((maps.shape[1],), -1)
     settings = {"half_px": half, "n_chance": n_chance, "seed": seed}
     return PrototypeScore("stability", shares(before.at, after.at), none, usable.sum(0), chance, empty, 100.0, settings)
 
@@ -200,18 +204,10 @@ def with_noise(inputs: Images, *, sigma: float | int = 0.2, most: float | int = 
 
 def check(maps: Units, parts: Float[Tensor, "m q 3"], n_chance: int) -> None:
     """Raise unless there are as many images of both, and any."""
-    if len(maps) != len(parts) or not len(maps) or n_chance < 1:
-        raise BadInput(f"{len(maps)} images of maps, {len(parts)} of parts, n_chance={n_chance}.")
-
-
-def half_of(half_px: float | int | None, size: Size) -> float:
-    """Half the side of the box around a peak."""
-    return HALF_PX / IMAGE_PX * min(size) if half_px is None else float(half_px)
-
-
-def contains(at: Float[Tensor, "n p 2"], parts: Float[Tensor, "n k 3"], half: float) -> Bool[Tensor, "n p k"]:
-    """Whether the box around a peak contains the middle of a part."""
-    return ((at[:, :, None] - parts.detach().cpu().double()[:, None, :, :2]).abs() <= half).all(3)
+    if len(maps) != len(parts) or not len(maps) or not parts.shape[1] or n_chance < 1:
+        raise BadInput(
+            f"{len(maps)} images of maps, {len(parts)} of parts ({parts.shape[1]} of them), n_chance={n_chance}."
+        )
 
 
 def grouped(parts: Float[Tensor, "n k 3"], groups: Sequence[int] | None) -> Int[Tensor, " k"]:
@@ -230,15 +226,10 @@ def by_group(near: Bool[Tensor, "n p k"], groups: Int[Tensor, " k"]) -> Bool[Ten
     return near.float() @ sets > 0
 
 
-def anywhere(at: Float[Tensor, "n p 2"], size: Size, count: int, seed: int) -> list[Tensor]:
-    """Peaks on any pixel, each as likely as the others."""
-    draw, sides = generator(seed), torch.tensor(size)
-    return [(torch.rand(at.shape, generator=draw, dtype=torch.float64) * sides).floor() for _ in range(count)]
-
-
 def commonest(share: Float[Tensor, "p k"]) -> Int[Tensor, " p"]:
-    """The part with the largest share; -1 where all are 0."""
-    return torch.where(share.amax(1) > 0, share.argmax(1), -1)
+    """The part with the largest share; -1 where all are 0 or unknown."""
+    known = share.nan_to_num(0)
+    return torch.where(known.amax(1) > 0, known.argmax(1), -1)
 
 
 def mean_of(draws: list[Tensor]) -> float:

@@ -14,7 +14,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from glasshouse.core import BadInput, Logits, Noun, generator
-from glasshouse.evaluate.inside.sampling import Rate, bootstrap
+from glasshouse.core.target import resolve
+from glasshouse.evaluate.inside.rates import Rate, bootstrap, checked_level
 
 N_FOR_ERROR = 200
 
@@ -173,7 +174,7 @@ def surrogate_fidelity(
         raise BadInput(f"{n} images in the model's predictions and {[len(part) for part in given]} in the others.")
     numbers = torch.arange(n) if images is None else torch.as_tensor(images).cpu().long()
     refuse_fitted(numbers, n, fitted_on)
-    model = predictions_of_model.detach().cpu().double()
+    model, level = predictions_of_model.detach().cpu().double(), checked_level(level)
     if not model.isfinite().all():
         raise BadInput("the model's logits are not all finite.", "Leave out the images for which they are not.")
     other = predictions_of_surrogate.detach().cpu()
@@ -188,7 +189,7 @@ def surrogate_fidelity(
         if bool(other[~silent].isnan().any()):
             raise BadInput("some of the surrogate's logits are not-a-number.", "Where it has no answer, make all so.")
         answer = largest(other.double(), keys).masked_fill(silent, -1)
-        asked = said if target is None else torch.as_tensor(target).long().expand(n)
+        asked = said if target is None else resolve(target, model)
         pairs = torch.stack([logits.double().gather(1, asked[:, None])[:, 0] for logits in (model, other)], 1)
         r2, error = explained(pairs[~silent], seed)
     right = torch.full((n,), -1) if labels is None else labels.detach().cpu().long()

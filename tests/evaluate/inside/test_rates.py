@@ -7,7 +7,7 @@ import torch
 from scipy import stats
 
 from glasshouse.core import BadInput
-from glasshouse.evaluate.inside.sampling import Rate, binomial_tail, bootstrap, clopper_pearson
+from glasshouse.evaluate.inside.rates import Rate, binomial_tail, bootstrap, clopper_pearson
 
 COUNTS = [(0, 1), (1, 1), (0, 20), (1, 20), (9, 10), (10, 10), (90, 100), (481, 500), (3, 20_000), (19_999, 20_000)]
 
@@ -58,6 +58,8 @@ def test_a_rate_is_saved_and_shown(tmp_path):
 def test_more_hits_than_trials_are_refused():
     with pytest.raises(BadInput, match="11 of 10"):
         clopper_pearson(11, 10)
+    with pytest.raises(BadInput, match="level=95"):
+        clopper_pearson(1, 10, 95.0)
 
 
 def test_the_bootstrap_spreads_a_mean_as_theory_says():

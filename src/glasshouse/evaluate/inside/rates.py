@@ -58,9 +58,9 @@ def clopper_pearson(hits: int, total: int, level: float = 0.95) -> tuple[float, 
 
     Clopper and Pearson, Biometrika 1934. Covers the true share with probability `level` at least, whatever it is.
     """
-    if not 0 <= hits <= total or not 0 < level < 1:
-        raise BadInput(f"{hits} of {total} at level {level} is no share.", "Use 0 <= hits <= total and 0 < level < 1.")
-    rest = (1 - level) / 2
+    if not 0 <= hits <= total:
+        raise BadInput(f"{hits} of {total} is no share.", "Use 0 <= hits <= total.")
+    rest = (1 - checked_level(level)) / 2
     return lowest_share(hits, total, rest), 1 - lowest_share(total - hits, total, rest)
 
 
@@ -99,6 +99,19 @@ class Terms(NamedTuple):
     def tail(self, share: float) -> float:
         """Their sum at a share between 0 and 1."""
         return float((self.choices + self.hits * log(share) + self.misses * log1p(-share)).exp().sum())
+
+
+def limits(draws: Float[Tensor, " r"], level: float) -> tuple[float, float]:
+    """Between which the middle `level` of some draws lies."""
+    low, high = draws.quantile(torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=draws.dtype)).tolist()
+    return low, high
+
+
+def checked_level(level: float) -> float:
+    """The level of a confidence interval."""
+    if not 0 < level < 1:
+        raise BadInput(f"level={level} is no confidence level.", "Use a number between 0 and 1, such as 0.95.")
+    return level
 
 
 def bootstrap(
