@@ -43,7 +43,7 @@ print(explanation.card.sentences[0])  # made when it is first read, at a price t
 
 card = evaluate.card(net, upright, explanation, tier="standard")  # or as much as you want to know
 for name, score in card.scores.items():
-    print(f"{name:22}", score, evaluate.verdicts(score)[0])
+    print(f"{name:22}", score, score.reason[0] or evaluate.verdicts(score)[0])  # or why there is none
 print(evaluate.lights(card))  # how many maps that know nothing of a model do worse
 # --8<-- [end:call]
 

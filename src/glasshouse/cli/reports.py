@@ -173,8 +173,8 @@ def say_views(console: Console, command: str, views: "tuple[View, ...]", page: P
             words, about = "", ""
             if several and explanation.target:
                 about = f" for {names.get(explanation.target[0], explanation.target[0])}"
-            if explanation.attached and "srg" in explanation.attached.scores:
-                score = explanation.attached.scores["srg"]
+            score = explanation.attached.scores.get("srg") if explanation.attached else None
+            if score is not None and score.valid[0]:
                 word = VERDICTS.get(_verdict(score), ("undefined", ""))[0]
                 words = f"{word} ({measured(float(score.value[0]), float(score.stderr[0]))})"
             console.result(f"  {method_title(explanation) + about:<22} {words}".rstrip())

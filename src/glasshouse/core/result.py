@@ -214,7 +214,8 @@ class Card(Noun):
     sentences: tuple[str, ...]
 
     def __repr__(self) -> str:
-        shown = ", ".join(f"{name} {score.mean:.2f}" for name, score in self.scores.items())
+        known = {name: score.mean for name, score in self.scores.items() if score.valid.any()}
+        shown = ", ".join(f"{name} {mean:.2f}" for name, mean in known.items())
         return f"Card({self.tier}: {shown})"
 
 

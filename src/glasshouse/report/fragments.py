@@ -7,12 +7,13 @@ from glasshouse.core import Card, Explanation, GlasshouseError, Images, Score
 from glasshouse.core.result import draw
 from glasshouse.evaluate import verdicts
 from glasshouse.evaluate.calibration import ahead_of, light
+from glasshouse.evaluate.trust import HEADLINES
+from glasshouse.evaluate.words import NOT_ASKED
 from glasshouse.report.colour import Scale, scale
 from glasshouse.report.picture import FADE, gradient, ground, heat_image, to_image, uri, where
 from glasshouse.report.words import (
     ARROW_WORDS,
     ARROWS,
-    HEADLINES,
     JUDGED,
     VERDICTS,
     measured,
@@ -53,8 +54,10 @@ def legend(explanation: Explanation, how: Scale, image: int = 0) -> str:
 
 def against_chance(score: Score, image: int) -> str:
     """How a value stands to chance, or why there is none."""
-    if score.reason[image]:
-        return f"– {escape(score.reason[image].replace('_', ' '))}"
+    if reason := score.reason[image]:
+        passes = score.settings.get("passes") if reason == NOT_ASKED else None
+        price = f": {passes:.0f} {'pass' if passes == 1 else 'passes'} of the model" if passes else ""
+        return escape(reason.replace("_", " ")) + price
     if score.chance is None:
         return ""
     word, kind = VERDICTS.get(verdicts(score)[image], ("", "")) if score.metric in JUDGED else ("", "")
@@ -80,7 +83,7 @@ def score_rows(scores: dict[str, Score], image: int = 0) -> str:
         hidden = f'<span class="hidden">, {ARROW_WORDS[score.direction]}</span>' if ARROWS[score.direction] else ""
         rows.append(
             f'<tr><th scope="row" title="{escape(name)}">{escape(title(name))}{arrow}{hidden}{below}</th>'
-            f'<td class="num">{measured(value, error)}</td></tr>'
+            f'<td class="num">{measured(value, error) if isfinite(value) else "–"}</td></tr>'
         )
     return "".join(rows)
 
@@ -88,7 +91,7 @@ def score_rows(scores: dict[str, Score], image: int = 0) -> str:
 def card_table(card: Card, image: int = 0) -> str:
     """The fidelity card of one image: the sentence, the headline scores, and the others folded away."""
     sentence = f"<p>{escape(card.sentences[image])}</p>" if card.sentences else ""
-    first = {name: card.scores[name] for name in HEADLINES if name in card.scores}
+    first = {name: card.scores[name] for name in (*HEADLINES, "sparseness") if name in card.scores}
     rest = {name: score for name, score in card.scores.items() if name not in first}
     table = (
         f"<table><caption>How far to trust it ({escape(card.tier)} check)</caption>"

@@ -39,9 +39,6 @@ TITLES = {
     "randomise_parameters": "Kept by random weights",
     "sparseness": "Sparseness",
 }
-HEADLINES = ("srg", "mu_fidelity", "completeness_gap", "class_sensitivity", "randomise_parameters", "sparseness")
-"""The scores that a page shows at once; the others are folded away."""
-
 JUDGED = ("srg", "mu_fidelity", "deletion", "insertion", "faithfulness_correlation")
 """The scores whose distance from chance says how faithful a map is; that a map is sparse says nothing of the kind."""
 

@@ -1,8 +1,10 @@
-"""Models whose gradients are known everywhere."""
+"""Models whose gradients are known everywhere, and methods made for a test."""
 
 import pytest
 import torch
 from torch import Tensor, nn
+
+from glasshouse.core.registry import _registry
 
 
 class Quadratic(nn.Module):
@@ -26,3 +28,12 @@ def quadratic() -> Quadratic:
     """For images of one channel and 6 × 8 pixels."""
     half = random(48, 48, seed=8)
     return Quadratic(random(48, seed=7), (half + half.T) / 2)
+
+
+@pytest.fixture
+def own_methods():
+    """Inside, methods may be registered; afterwards they are gone."""
+    known = dict(_registry)
+    yield
+    _registry.clear()
+    _registry.update(known)

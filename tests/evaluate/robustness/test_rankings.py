@@ -3,9 +3,10 @@
 import pytest
 import torch
 from scipy.stats import hypergeom, spearmanr
+from torch import nn
 
 from glasshouse import attribute
-from glasshouse.core import BadInput
+from glasshouse.core import BadInput, Images, Target, method, select
 from glasshouse.evaluate.robustness.rankings import overlap, overlap_by_luck, ranking_stability
 
 
@@ -51,7 +52,9 @@ def test_seeds_of_a_stochastic_method_are_compared_by_hand(cnn, images):
 
 def test_more_samples_make_a_stochastic_method_more_stable(cnn, images):
     few, many = (
-        ranking_stability(cnn, images, attribute.smooth(cnn, images, n_samples=n, sigma=0.5), across="seeds")
+        ranking_stability(
+            cnn, images, attribute.smooth(cnn, images, n_samples=n, sigma=0.5), across="seeds", n_samples=4
+        )
         for n in (2, 40)
     )
     assert many.mean > few.mean
@@ -82,6 +85,19 @@ def test_a_copy_under_noise_is_compared_by_hand(cnn, images):
         jaccard, rank = by_hand(explanation.heatmap[index], moved[index], 13)
         assert float(score.value[index]) == pytest.approx(jaccard, abs=1e-6)
         assert float(score.extras["spearman"][index]) == pytest.approx(rank, abs=1e-5)
+
+
+def test_a_map_that_fails_on_a_copy_is_no_map_whose_pixels_moved(cnn, images, own_methods):
+    @method
+    def fussy(model: nn.Module, inputs: Images, target: Target = None, *, seed: int = 0) -> Images:
+        select(model(inputs), target)
+        known = torch.tensor([any(each.equal(image) for image in images) and seed == 0 for each in inputs])
+        return torch.where(known[:, None, None, None], inputs, torch.nan)
+
+    explanation = fussy(cnn, images)
+    for across in ("noise", "seeds"):
+        score = ranking_stability(cnn, images, explanation, across=across, n_samples=2, same_prediction=False)
+        assert set(score.reason) == {"neighbour_not_finite"}
 
 
 def test_reasons_and_wrong_settings(cnn, images, explained):

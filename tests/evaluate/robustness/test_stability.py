@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from glasshouse import attribute
-from glasshouse.core import BadInput, LayerNotFound
+from glasshouse.core import BadInput, Images, LayerNotFound, Target, method, select
 from glasshouse.evaluate.robustness.stability import (
     head_of,
     relative,
@@ -61,7 +61,7 @@ def test_all_three_are_a_slow_loop_over_copies(cnn, images, denom):
     expected = torch.zeros(3, 3)
     for index in range(3):
         clean = images[index : index + 1]
-        for number in range(3):
+        for number in range(2):
             copy = clean + 0.05 * draw(images.shape[1:], 1, number)
             settings["target"] = explanation.target[index]
             moved = attribute.integrated_gradients(cnn, copy, **settings).native[0]
@@ -71,10 +71,10 @@ def test_all_three_are_a_slow_loop_over_copies(cnn, images, denom):
             for which, divisor in enumerate(below):
                 expected[which, index] = max(float(expected[which, index]), up / max(divisor, 1e-6))
     for which, metric in enumerate(ALL):
-        score = metric(cnn, images, explanation, denom=denom, n_samples=3, seed=1)
+        score = metric(cnn, images, explanation, denom=denom, n_samples=2, seed=1)
         torch.testing.assert_close(score.value, expected[which], atol=1e-4, rtol=5e-3)
         torch.testing.assert_close(score.extras["log"], score.value.log())
-        assert (score.n_forward, score.n_backward) == (9 * 4 + 12, 9 * 2)
+        assert (score.n_forward, score.n_backward) == (6 * 4 + 9, 6 * 2)
 
 
 class Edge(nn.Module):
@@ -116,6 +116,21 @@ def test_a_model_without_a_linear_layer_says_so(images):
     assert set(relative_representation_stability(model, images, explanation).reason) == {"no_linear_layer"}
     named = relative_representation_stability(model, images, explanation, layer="0", n_samples=2)
     assert named.valid.all()
+
+
+def test_scores_that_do_not_move_have_the_least_denominator_too(images, own_methods):
+    class Still(nn.Module):
+        def forward(self, x):
+            return torch.tensor([1.0, 0.0]).repeat(len(x), 1) + 0 * x.flatten(1).sum(1, keepdim=True)
+
+    @method
+    def itself(model: nn.Module, inputs: Images, target: Target = None) -> Images:
+        select(model(inputs), target)
+        return inputs
+
+    score = relative_output_stability(Still(), images, itself(Still(), images), denom="norm", n_samples=1)
+    change = (0.05 * draw(images.shape[1:], 0, 0)).norm() / images.flatten(1).norm(dim=1)
+    torch.testing.assert_close(score.value, change / 1e-6, rtol=1e-3, atol=0)
 
 
 def test_zeros_have_the_least_denominator():

@@ -13,6 +13,7 @@ from glasshouse import attribute
 from glasshouse.core import BadInput, generator
 from glasshouse.evaluate.sanity.fresh_look import (
     efficient_mprt,
+    entropy_rise,
     histogram_entropy,
     number_of_bins,
     smooth_mprt,
@@ -57,6 +58,16 @@ def test_the_error_of_an_entropy_is_the_spread_over_samples():
     assert float(found[:, 1].mean().sqrt()) == pytest.approx(float(found[:, 0].std()), rel=0.15)
 
 
+def test_the_error_of_a_rise_is_the_spread_over_samples_of_both_maps():
+    first, second = (torch.rand(300, 20, 20, dtype=torch.float64, generator=generator(seed)) for seed in (1, 2))
+    first = first.square()
+    for maps in (first, second):
+        maps[:, 0, 0], maps[:, 0, 1] = 0.0, 1.0  # the same range for all
+    value, variance, _, reason = entropy_rise(first, second, "sturges")
+    assert set(reason) == {""}
+    assert float(variance.mean().sqrt()) == pytest.approx(float(value.std()), rel=0.15)
+
+
 def test_the_rise_of_entropy_is_taken_from_the_two_maps_by_hand(cnn, images):
     explanation = attribute.input_x_gradient(cnn, images)
     score = efficient_mprt(cnn, images, explanation, seed=4)
@@ -79,23 +90,29 @@ def test_an_edge_detector_gains_no_disorder_and_survives_smoothing(cnn, images, 
 
 def test_several_draws_average_and_have_an_error_of_their_own(cnn, images):
     explanation = attribute.input_x_gradient(cnn, images)
-    score = efficient_mprt(cnn, images, explanation, n_draws=6)
-    assert (score.stderr > 0).all()
-    assert score.n_forward == 18
+    score = efficient_mprt(cnn, images, explanation, n_draws=3)
+    draws = []
+    for draw in range(3):
+        (module,) = ever_more_random(copy.deepcopy(cnn), Randomising(), draw)
+        other = attribute.input_x_gradient(module, images, list(explanation.target)).heatmap
+        draws.append(entropy_rise(explanation.heatmap, other, "freedman_diaconis")[0])
+    torch.testing.assert_close(score.value.double(), torch.stack(draws).mean(0), atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(score.stderr.double(), torch.stack(draws).std(0) / 3**0.5, atol=1e-4, rtol=1e-3)
+    assert score.n_forward == 9
 
 
 @pytest.mark.parametrize("method", ["saliency", "grad_cam"])
 def test_smoothing_is_a_slow_loop_over_noisy_images(cnn, images, method):
     explain = getattr(attribute, method)
     explanation = explain(cnn, images)
-    fast = smoothed(replay(explanation), cnn, images, explanation.target, 5, 0.2, 7)
+    fast = smoothed(replay(explanation), cnn, images, explanation.target, 3, 0.2, 7)
     slow = torch.zeros(3, 14, 18)
-    for sample in range(5):
+    for sample in range(3):
         noise = torch.randn(3, 14, 18, generator=torch.Generator().manual_seed(7 * 1_000_003 + sample))
         for index in range(3):
             width = 0.2 * (images[index].max() - images[index].min())
             noisy = (images[index] + width * noise)[None]
-            slow[index] += explain(cnn, noisy, explanation.target[index]).heatmap[0] / 5
+            slow[index] += explain(cnn, noisy, explanation.target[index]).heatmap[0] / 3
     torch.testing.assert_close(fast.float(), slow, atol=1e-5, rtol=1e-3)
 
 

@@ -1,6 +1,9 @@
 """Random weights: what becomes random, in which order, and what the mean over a cascade holds."""
 
 import copy
+from functools import partial
+from types import MethodType
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -11,9 +14,9 @@ from torch import nn
 
 from conformance.architectures import Attentive
 from glasshouse import attribute
-from glasshouse.core import BadInput
+from glasshouse.core import BadInput, Images, Target, method, select
 from glasshouse.evaluate.sanity.likeness import likeness, oriented_gradients
-from glasshouse.evaluate.sanity.randomising import Randomising, ever_more_random, over_random_models
+from glasshouse.evaluate.sanity.randomising import Cascade, Randomising, ever_more_random, over_random_models
 from glasshouse.evaluate.sanity.weights import data_randomisation, randomise_parameters
 
 
@@ -28,6 +31,13 @@ def normed() -> nn.Sequential:
         value.data.copy_(torch.randn(value.shape, generator=draws))
     model[1].running_var.copy_(0.5 + torch.rand(6, generator=draws))
     return model.eval()
+
+
+@pytest.fixture
+def attentive() -> Attentive:
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        return Attentive().eval()
 
 
 def states(model: nn.Module, **plan) -> list[dict[str, torch.Tensor]]:
@@ -91,10 +101,8 @@ def test_reset_calls_the_modules_own_initialiser_and_nobody_elses_randomness_mov
     assert not first["0.weight"].equal(states(normed, how="reset", seed=4)[0]["0.weight"])
 
 
-def test_quantus_leaves_parameters_without_an_initialiser_alone_but_here_a_class_token_is_randomised():
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(0)
-        model = Attentive().eval()
+def test_quantus_leaves_parameters_without_an_initialiser_alone_but_here_a_class_token_is_randomised(attentive):
+    model = attentive
     model.token.data.copy_(torch.randn(1, 1, 16, generator=torch.Generator().manual_seed(1)))
     model.scale = nn.Parameter(torch.linspace(1, 2, 16))  # as LayerScale holds: a bare parameter
     for how in ("permute", "reset"):
@@ -104,6 +112,110 @@ def test_quantus_leaves_parameters_without_an_initialiser_alone_but_here_a_class
             assert state[name].flatten().sort().values.equal(model.state_dict()[name].flatten().sort().values)
     score = randomise_parameters(model, torch.randn(2, 3, 12, 16), attribute.saliency(model, torch.randn(2, 3, 12, 16)))
     assert score.valid.all()
+
+
+def test_every_tensor_of_a_transformer_becomes_random(attentive):
+    for value in attentive.parameters():  # norms and biases too: trained ones are not all ones and zeros
+        value.data.copy_(torch.randn(value.shape, generator=torch.Generator().manual_seed(value.numel())))
+    state = states(attentive)[0]
+    assert {name for name, value in attentive.named_parameters() if state[name].equal(value)} == set()
+
+
+class Halfway(nn.Linear):
+    """A layer with a gain that its initialiser forgets."""
+
+    def __init__(self, *sizes: int):
+        super().__init__(*sizes)
+        self.gain = nn.Parameter(torch.arange(1.0, 1.0 + sizes[1]))
+
+    def forward(self, x):
+        return self.gain * super().forward(x)
+
+
+def test_what_an_initialiser_leaves_as_it_was_is_permuted():
+    model = nn.Sequential(nn.Flatten(), Halfway(12, 7)).eval()
+    state = states(model, how="reset")[0]
+    assert not state["1.weight"].flatten().sort().values.equal(model[1].weight.detach().flatten().sort().values)
+    assert not state["1.gain"].equal(model[1].gain)
+    assert state["1.gain"].sort().values.equal(model[1].gain.detach())
+
+
+class Twice(nn.Module):
+    """Two convolutions with one weight."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two, self.head = nn.Conv2d(3, 3, 3), nn.Conv2d(3, 3, 3), nn.Linear(3, 4)
+        self.two.weight = self.one.weight
+
+    def forward(self, x):
+        return self.head(self.two(self.one(x).relu()).relu().mean((2, 3)))
+
+
+@pytest.mark.parametrize("order", get_args(Cascade))
+def test_tied_weights_stay_tied_in_the_random_models_and_in_the_users(images, order):
+    model = Twice().eval()
+    before = copy.deepcopy(model.state_dict())
+    for each in ever_more_random(copy.deepcopy(model), Randomising(order), 0):
+        assert each.one.weight is each.two.weight
+    explanation = attribute.input_x_gradient(model, images)
+    assert randomise_parameters(model, images, explanation, order=order, how="reset").valid.all()
+    assert model.one.weight is model.two.weight
+    assert all(before[name].equal(value) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("name", ["grad_cam", "guided_backprop", "lrp", "attention_relevance"])
+def test_methods_with_a_fast_copy_of_their_own_see_the_random_weights(normed, attentive, images, name):
+    model, order, explain = normed, "top_down", getattr(attribute, name)
+    if name.startswith("attention"):
+        model, order = attentive, "full"
+    explanation = explain(model, images)
+    with torch.inference_mode():  # where nothing counts the changes of a weight
+        score = randomise_parameters(model, images, explanation, order=order, seed=3)
+    found = score.extras["cascade"].unbind(1) if order == "top_down" else [score.value]
+    for value, state in zip(found, states(model, order=order, seed=3), strict=True):
+        other = copy.deepcopy(model)
+        other.load_state_dict(state)
+        again = explain(other, images, list(explanation.target)).heatmap.abs().flatten(1)
+        pairs = zip(explanation.heatmap.abs().flatten(1), again, strict=True)
+        expected = torch.tensor([spearmanr(a, b).statistic for a, b in pairs], dtype=torch.float32)
+        torch.testing.assert_close(value, expected, atol=2e-3, rtol=0)
+
+
+def test_a_forward_that_still_calls_the_original_is_not_taken_for_a_map_that_survives(cnn, images):
+    original = cnn.forward
+    cnn.forward = lambda x: original(x)
+    score = randomise_parameters(cnn, images, attribute.saliency(cnn, images))
+    assert set(score.reason) == {"model_not_copyable"}
+
+
+@pytest.mark.parametrize("bind", [partial, MethodType])
+def test_a_forward_that_is_copied_with_its_model_is_randomised(cnn, images, bind):
+    expected = randomise_parameters(cnn, images, attribute.saliency(cnn, images)).value
+    cnn.forward = bind(nn.Sequential.forward, cnn)
+    score = randomise_parameters(cnn, images, attribute.saliency(cnn, images))
+    torch.testing.assert_close(score.value, expected, atol=1e-4, rtol=1e-3)
+
+
+def test_an_error_in_the_method_leaves_the_model_as_it_was(cnn, images, own_methods):
+    trained = cnn[0].weight.detach().clone()
+
+    @method
+    def fragile(model: nn.Module, inputs: Images, target: Target = None) -> Images:
+        select(model(inputs), target)
+        if not model[0].weight.equal(trained):
+            raise RuntimeError("it fell")
+        return inputs
+
+    explanation = fragile(cnn, images)
+    cnn.train()
+    before = copy.deepcopy(cnn.state_dict())
+    for order in ("full", "independent"):
+        with pytest.raises(RuntimeError, match="it fell"):
+            randomise_parameters(cnn, images, explanation, order=order)
+    assert all(before[name].equal(value) for name, value in cnn.state_dict().items())
+    assert all(module.training and not module._forward_hooks for module in cnn.modules())
+    assert "forward" not in vars(cnn)
 
 
 @pytest.mark.parametrize("order", ["top_down", "bottom_up", "independent"])

@@ -20,9 +20,9 @@ def photo() -> torch.Tensor:
     return torch.tensor(pixels).permute(2, 0, 1)[None].float() - mean
 
 
-@pytest.mark.parametrize(("n_filters", "predicted", "fine"), [(16, 0.62, 0.39), (64, 0.82, 0.59), (256, 0.95, 0.63)])
+@pytest.mark.parametrize(("n_filters", "predicted", "fine"), [(16, 0.62, 0.39), (256, 0.95, 0.63)])
 def test_guided_backprop_of_a_random_network_draws_the_image(photo, n_filters, predicted, fine):
-    # 0.64, 0.86 and 0.95 on the image of another cat: with the photograph the figures move by some 0.05
+    # 0.64 and 0.95 on the image of another cat: with the photograph the figures move by some 0.05
     net = random_net(photo, n_filters=n_filters, seed=1)
     score = image_recovery(net, photo, attribute.guided_backprop(net, photo, 3))
     assert float(score.extras["patches"]) == pytest.approx(predicted, abs=0.06)

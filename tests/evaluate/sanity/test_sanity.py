@@ -3,13 +3,16 @@
 import copy
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from scipy.stats import spearmanr
 from torch import nn
 
 from glasshouse import attribute, evaluate
 from glasshouse.core import BadInput
 from glasshouse.core.registry import _registry
+from glasshouse.evaluate.sanity.randomising import Randomising, ever_more_random
 
 
 class TwoViews(nn.Module):
@@ -60,7 +63,7 @@ def test_the_other_class_is_the_runner_up(cnn, images):
 def test_a_random_model_forgets_where_to_look(images):
     model = TwoViews()
     explanation = attribute.saliency(model, images, 0)
-    score = evaluate.randomise_parameters(model, images, explanation, n_draws=8)
+    score = evaluate.randomise_parameters(model, images, explanation, n_draws=4)
     assert (score.value.abs() < 0.25).all()
     assert (score.value.abs() < 5 * score.stderr).all()
 
@@ -98,12 +101,18 @@ def test_the_cascade_ends_where_full_randomisation_does(cnn, images):
     torch.testing.assert_close(cascade.extras["cascade"].mean(1), cascade.value)
 
 
-def test_the_error_over_draws_is_that_of_their_mean(cnn, images):
+@pytest.mark.parametrize("order", ["full", "top_down"])
+def test_the_error_over_draws_is_that_of_their_mean(cnn, images, order):
     explanation = attribute.input_x_gradient(cnn, images)
-    few = evaluate.randomise_parameters(cnn, images, explanation, n_draws=2)
-    many = evaluate.randomise_parameters(cnn, images, explanation, n_draws=24)
-    assert many.stderr.mean() < few.stderr.mean()
-    assert (many.value - few.value).abs().max() < 6 * few.stderr.max()
+    score = evaluate.randomise_parameters(cnn, images, explanation, order=order, n_draws=4)
+    draws = []
+    for draw in range(4):
+        steps = ever_more_random(copy.deepcopy(cnn), Randomising(order), draw)
+        maps = [attribute.input_x_gradient(module, images, list(explanation.target)).heatmap for module in steps]
+        pairs = [zip(explanation.heatmap.abs().flatten(1), each.abs().flatten(1), strict=True) for each in maps]
+        draws.append(np.mean([[spearmanr(a, b).statistic for a, b in pair] for pair in pairs], axis=0))
+    np.testing.assert_allclose(score.value.numpy(), np.mean(draws, axis=0), atol=1e-4)
+    np.testing.assert_allclose(score.stderr.numpy(), np.std(draws, axis=0, ddof=1) / 2, atol=1e-4)
 
 
 class Stubborn(nn.Linear):

@@ -75,8 +75,8 @@ def consistency(
     grid = grid or grid_of((inputs.shape[-2], inputs.shape[-1]))
     if not 1 <= n_top <= grid[0] * grid[1]:
         raise BadInput(f"n_top {n_top} is not in 1…{grid[0] * grid[1]}, the cells of the grid.")
-    code = top_cells(explanation, grid, n_top, seed).to(inputs.device)
-    alike = (code[:, None] == code).all(2)
+    code = top_cells(explanation, grid, n_top, seed).to(inputs.device).unique(dim=0, return_inverse=True)[1]
+    alike = code[:, None] == code
     settings: dict[str, object] = {"n_top": n_top, "grid": grid, "seed": seed}
     return agreement_within("consistency", model, inputs, explanation, alike, settings)
 

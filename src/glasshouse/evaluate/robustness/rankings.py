@@ -49,9 +49,10 @@ def choose(n: int, k: Tensor) -> Tensor:
 
 
 def both(first: Maps, second: Maps, count: int, seed: int) -> Float[Tensor, "n 2"]:
-    """Jaccard index of the highest pixels, and rank correlation of all."""
+    """Jaccard index of the highest pixels, and rank correlation of all; NaN where the second map is not finite."""
     signed = pearson(mean_ranks(first.flatten(1)), mean_ranks(second.flatten(1)))
-    return torch.stack([overlap(first, second, count, seed), signed], 1)
+    found = torch.stack([overlap(first, second, count, seed), signed], 1)
+    return torch.where(second.isfinite().flatten(1).all(1)[:, None], found, torch.nan)
 
 
 def over_seeds(
@@ -123,9 +124,10 @@ def ranking_stability(
         return undefined("ranking_stability", explanation, found)
     jaccard, spearman = found.value.unbind(2)
     value, error = average(jaccard, found.counted)
-    left = found.counted.any(1).tolist()
+    left, finite = found.counted.any(1).tolist(), value.isfinite().tolist()
     reason = tuple(
-        fault or ("" if some else "no_neighbour") for fault, some in zip(flaws(explanation.heatmap), left, strict=True)
+        fault or ("no_neighbour" if not some else "" if known else "neighbour_not_finite")
+        for fault, some, known in zip(flaws(explanation.heatmap), left, finite, strict=True)
     )
     known = found.counted & spearman.isfinite()
     extras = {"spearman": average(spearman, known)[0], "dropped": 1 - found.counted.double().mean(1)}

@@ -2,12 +2,14 @@
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar, get_args
 
 import torch
 from torch import Tensor, nn
 
 from glasshouse.core import BadInput, GlasshouseError, Model, generator
+from glasshouse.core.backward import python_module
 from glasshouse.core.lift import module_of
 from glasshouse.evaluate.metric import Result
 
@@ -24,7 +26,8 @@ class Randomising(NamedTuple):
 
     Args:
         order: all layers at once; one after the other from either end; or each by itself.
-        how: permute the values of each tensor, or call the module's own `reset_parameters` where it has one.
+        how: permute the values of each tensor, or call the module's own `reset_parameters` where it has one, and
+            permute what that leaves as it was.
         bn: whether the running statistics of a norm stay when its turn comes, or become mean 0 and variance 1.
     """
 
@@ -59,22 +62,28 @@ def counts(part: nn.Module) -> bool:
 
 def renewed(part: nn.Module, how: Renewal, bn: Norms, seed: int) -> dict[str, Tensor]:
     """Random values for what one module itself holds; the same for a seed, whatever else is random."""
-    own, draws = {name: value for name, value in part._parameters.items() if value is not None}, generator(seed)
-    if how == "reset" and callable(getattr(part, "reset_parameters", None)):
-        fresh: Any = copy.deepcopy(part).cpu()
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)
-            fresh.reset_parameters()
-        values = {name: fresh._parameters[name].detach() for name in own}
-    else:
-        values = dict[str, Tensor]()
-        for name, value in own.items():
+    own, draws = (
+        {name: value.detach() for name, value in part._parameters.items() if value is not None},
+        generator(seed),
+    )
+    values = initialised(part, own, seed) if how == "reset" and hasattr(part, "reset_parameters") else {}
+    for name, value in own.items():
+        if name not in values or values[name].equal(value):
             order = torch.randperm(value.numel(), generator=draws).to(value.device)
-            values[name] = value.detach().flatten()[order].view_as(value)
+            values[name] = value.flatten()[order].view_as(value)
     if bn == "reset" and counts(part):
         mean, variance = part.get_buffer("running_mean"), part.get_buffer("running_var")
         values |= {"running_mean": torch.zeros_like(mean), "running_var": torch.ones_like(variance)}
     return values
+
+
+def initialised(part: nn.Module, own: dict[str, Tensor], seed: int) -> dict[str, Tensor]:
+    """What a module's own initialiser makes of its parameters."""
+    fresh: Any = copy.deepcopy(part).cpu()
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        fresh.reset_parameters()
+    return {name: fresh._parameters[name].detach().to(value.device) for name, value in own.items()}
 
 
 def write(part: nn.Module, values: dict[str, Tensor]) -> None:
@@ -100,12 +109,25 @@ def ever_more_random(module: nn.Module, plan: Randomising, draw: int) -> Iterato
 
 
 def own_copy(model: Model | nn.Module) -> nn.Module | None:
-    """A copy in evaluation mode, which gradients can go through whatever mode the caller is in; None if it fails."""
+    """A copy in evaluation mode, which gradients can go through whatever mode the caller is in.
+
+    None if copying fails, or if a `forward` that was set on an instance may still call the original: then nothing that
+    becomes of the copy's weights would be seen.
+    """
     try:
         with torch.inference_mode(False):
-            return copy.deepcopy(module_of(model)).eval()
+            module = copy.deepcopy(python_module(module_of(model))).eval()
     except Exception:  # anything may happen in a user's __deepcopy__
         return None
+    parts = set(module.modules())
+    return module if all(own_forward(part, parts) for part in parts) else None
+
+
+def own_forward(part: nn.Module, parts: set[nn.Module]) -> bool:
+    """Whether what runs a copied module is of the copy: bound methods and partial functions are copied, others not."""
+    forward = vars(part).get("forward")
+    compiled = hasattr(part, "_orig_mod")  # which makes its forward anew when it is copied
+    return forward is None or compiled or isinstance(forward, partial) or getattr(forward, "__self__", None) in parts
 
 
 def over_random_models(model: Model | nn.Module, plan: Randomising, ask: Callable[[nn.Module], T]) -> list[T] | str:
@@ -113,7 +135,7 @@ def over_random_models(model: Model | nn.Module, plan: Randomising, ask: Callabl
 
     The model with its own weights is not among them.
     """
-    if not plan.layers(module_of(model)):
+    if not plan.layers(python_module(module_of(model))):
         return "no_parameters"
     answers = list[T]()
     for draw in range(plan.n_draws):

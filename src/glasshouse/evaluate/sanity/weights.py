@@ -5,6 +5,8 @@ from typing import Any
 from torch import nn
 
 from glasshouse.core import Explanation, Images, Model, Score, registered
+from glasshouse.core.backward import python_module
+from glasshouse.core.lift import module_of
 from glasshouse.evaluate.metric import Result, belongs, score_of, undefined
 from glasshouse.evaluate.sanity.randomising import (
     Cascade,
@@ -47,8 +49,10 @@ def randomise_parameters(
             all of which have random weights, and keep each step in `extras["cascade"]` (`n` × steps, named in
             `settings["layers"]`; `cascade_ssim` and so on for the rest): "top_down" from the output to the
             input, "bottom_up" the other way round, "independent" each layer alone.
-        how: "reset" calls a module's own `reset_parameters`, and permutes where it has none.
-        bn: "keep" leaves the running statistics of norms, "reset" makes them mean 0 and variance 1.
+        how: "reset" calls a module's own `reset_parameters`, and permutes where it has none, or where that leaves a
+            tensor as it was.
+        bn: "keep" leaves the running statistics of norms, "reset" makes them mean 0 and variance 1. To measure them
+            again on the images explained would make the score of one image depend on the others.
         n_draws: random models to average over.
     """
     belongs(explanation, inputs)
@@ -74,7 +78,7 @@ def recorded_plan(model: Model | nn.Module, plan: Randomising) -> dict[str, Any]
     """Settings of a score, with the layers in the order of the steps."""
     settings: dict[str, Any] = dict(plan._asdict())
     if plan.order != "full":
-        settings["layers"] = tuple(plan.layers(model.module if isinstance(model, Model) else model))
+        settings["layers"] = tuple(plan.layers(python_module(module_of(model))))
     return settings
 
 
