@@ -16,7 +16,7 @@ def figures(tmp_path, monkeypatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GLASSHOUSE_FIGURES", str(tmp_path / "figures"))
     monkeypatch.setenv("GLASSHOUSE_STEPS", "6")  # `make figures` takes its time
-    monkeypatch.setenv("GLASSHOUSE_IMAGES", "12")
+    monkeypatch.setenv("GLASSHOUSE_IMAGES", "16")
     return tmp_path / "figures"
 
 

@@ -9,9 +9,11 @@ import torch
 
 from glasshouse import report
 from glasshouse.core import BadInput, Score, draw
-from glasshouse.evaluate import Benchmark, BiasDetection, Judgement, PartGame, Suite
+from glasshouse.diagnose import Detection
+from glasshouse.evaluate import Benchmark, BiasDetection, Judgement, PartGame, Simulatability, Suite
 from glasshouse.evaluate.truth.controls import CONTROLS, IGNORANT
 from glasshouse.evaluate.truth.funnybirds import CHECKS
+from glasshouse.evaluate.truth.judgements import JudgedTwice
 from glasshouse.evaluate.truth.tracks import TRACKS
 from glasshouse.report.truth_charts import EDGE, PAD, STRIP, WIDTH, Span, fixed, ladder, whisker
 from glasshouse.report.truth_judged import against
@@ -288,6 +290,90 @@ def test_auroc_is_a_bar_of_its_length():
     (width,) = re.findall(r'<rect x="5" y="2" width="([\d.]+)"', row)
     assert float(width) == pytest.approx(0.9 * (WIDTH - 2 * PAD), abs=0.06)
     assert ">0.90<" in row
+
+
+def test_the_plain_criterion_stands_beside_the_verdict_of_the_rule():
+    html = draw(judgement())
+    for who, plain in (("good", "holds"), ("upside", "centre, edges, random ahead of the oracle")):
+        cells = re.findall(r'<td class="words">(.*?)</td>', rows_of(html, who))
+        assert len(cells) == 2
+        assert cells[1].startswith(plain)
+    assert ">means alone</th>" in html
+    assert "with no allowance for luck: 2." in html
+
+
+def test_how_many_scenes_would_tell_is_said_where_they_are_too_few():
+    found = judgement()
+    found.settings["n"] = 16
+    found.behind_oracle["good"]["edges"] = 1.92
+    assert "(not clearly behind the oracle: edges; some 64 scenes would tell)" in rows_of(draw(found), "good")
+
+
+def twice() -> JudgedTwice:
+    """On fresh scenes `good` fails; `same` failed before as well."""
+    first, again = judgement(), judgement()
+    first.settings["seed"], again.settings["seed"] = 1000, 2026
+    again.behind_oracle["good"]["edges"] = 0.0
+    return JudgedTwice(first, again)
+
+
+def test_both_verdicts_stand_side_by_side_and_what_changed_is_marked(parsed):
+    html = draw(twice())
+    parsed(html)
+    table = re.search(r"<table>.*?</table>", html, re.S)[0]
+    assert "scenes that the rule was settled on (seed 1000)" in table
+    assert "scenes that were kept back (seed 2026)" in table
+    assert "Changed: good." in html
+    assert "On fresh ones 1 of 4 metrics pass, where 2 of 4 did." in html
+    row = rows_of(table, "good")
+    assert re.findall(r'<td class="words">(.*?)</td>', row) == [
+        *("passes", "holds"),
+        *("oracle not first", "holds"),
+    ]
+    assert row.endswith("<td><b>changed</b></td></tr>")
+    assert "changed" not in rows_of(table, "same")
+    assert 'class="failing"' in rows_of(table, "same")
+    assert 'class="failing"' not in row
+    assert html.count("<details><summary>Map by map") == 2
+    missing = twice()
+    for one in TABLES:
+        del getattr(missing.fresh, one)["low"]
+    assert rows_of(re.search(r"<table>.*?</table>", draw(missing), re.S)[0], "low").count("<td>–</td>") == 3
+
+
+TABLES = ("means", "behind_oracle", "above_random", "directions", "auroc")
+
+
+def pupil(gain: float, half: float = 0.1) -> Simulatability:
+    right = torch.ones(4)
+    ends = (gain - half, gain + half)
+    return Simulatability("knn", gain, ends, gain / 2, ends, 0.0, (0.0, 0.0), 0.2, 32, right, right / 2, right)
+
+
+def caught(accuracy: float, stderr: float = 0.05) -> Detection:
+    return Detection("saliency", accuracy, stderr, 0.5, 0.02, torch.zeros(9, 2), torch.arange(9), {"seed": 3})
+
+
+def test_what_maps_taught_and_whether_they_give_attacks_away_are_tables_on_the_page(parsed):
+    students = {"poor": pupil(0.14), "constant": pupil(0.0, 0.0), "good": pupil(0.4), EVIL: pupil(-0.1)}
+    page = report.truth_page({"students": students, "attacks": {"saliency": caught(0.9), "lime": caught(0.6)}})
+    parsed(page)
+    assert EVIL not in page
+    first, second = re.findall(r"<table>.*?</table>", page, re.S)
+    names = re.findall(r'<th scope="row">(?:<code>)?(\w+)', first)
+    assert names == ["good", "poor", "constant"], "the fourth is no word"
+    assert first.index(">controls<") < first.index(">constant<")
+    error = 0.1 / 1.96
+    assert f">0.40 ± {error:.2f}<" in rows_of(first, "good")
+    assert [dots(rows_of(first, who))[0][1] for who in ("good", "poor", "constant")] == [True, False, False]
+    assert "32 lessons" in page
+    assert "right in 0.50; always the most frequent answer would be in 0.20" in page
+    assert [filled for _, filled in dots(rows_of(second, "saliency"))] == [True, False]
+    assert [filled for _, filled in dots(rows_of(second, "lime"))] == [False, False]
+    assert "9 images and the same after an attack" in page
+    mixed = report.truth_page({"several": {"a": suite(), "b": judgement()}, "none": {}})
+    assert "<h3>a</h3>" in mixed
+    assert "Nothing was found" in mixed
 
 
 def test_each_biased_model_is_a_filled_dot_and_each_clean_one_a_hollow_one():

@@ -1,17 +1,19 @@
 """`glasshouse bench`: methods and metrics held against what is known to be true."""
 
-import json
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from glasshouse.cli.console import Console, current, new_file
+from glasshouse.cli.benchmark_tables import ENDINGS, say
+from glasshouse.cli.console import current, new_file
 from glasshouse.cli.reports import Device, on_device
 
 if TYPE_CHECKING:
     from glasshouse.core import Model
+    from glasshouse.evaluate import PartGame
     from glasshouse.evaluate.truth.methods import MapOf
 
 benchmarks = typer.Typer(help="Methods and metrics held against what is known to be true.", no_args_is_help=True)
@@ -40,7 +42,9 @@ SMALL: dict[str, dict[str, Any]] = {
 GAME = ("tail", "legs", "back", "body", "crown", "head", "eye")
 """The parts of a creature of which every choice is drawn."""
 
-ABOUT = ("methods", "metrics", "bias", "units", "students", "attacks")
+ABOUT = ("methods", "metrics", "bias", "units", "concepts", "students", "attacks")
+KEPT_BACK = "Judge metrics once more, on scenes that were kept back when the rule was settled (seed 2026)."
+INTO = "The tables as .md, the page as .html, the numbers as .json; a folder gets one .md for each table."
 SUBJECTS = f"What to ask about, of {', '.join(ABOUT)}; may be given several times. Else methods and metrics."
 
 
@@ -53,9 +57,8 @@ def bench_truth(
     n: Annotated[int, typer.Option(min=2, help="Scenes.")] = 64,
     games: Annotated[int, typer.Option(min=0, help="Scenes of which every choice of parts is drawn.")] = 16,
     seed: Annotated[int, typer.Option(min=0, help="Of the scenes and the controls.")] = 1000,
-    out: Annotated[
-        Path | None, typer.Option(help="The tables as .md, the page as .html, the numbers as .json.")
-    ] = None,
+    held_out: Annotated[bool, typer.Option("--held-out", help=KEPT_BACK)] = False,
+    out: Annotated[Path | None, typer.Option(help=INTO)] = None,
     compare: Annotated[Path | None, typer.Option(help="Numbers of an earlier run; exit code 1 if any moved.")] = None,
     device: Device = "auto",
 ) -> None:
@@ -66,20 +69,28 @@ def bench_truth(
     subjects = list(dict.fromkeys(about or ("methods", "metrics")))
     if strange := [name for name in subjects if name not in ABOUT]:
         raise typer.BadParameter(f"'{strange[0]}' is not one of {', '.join(ABOUT)}.", param_hint="'--about'")
+    folder = out is not None and out.is_dir()
+    if out is not None and not folder and out.suffix not in ENDINGS:
+        raise typer.BadParameter(
+            f"'{out}' is no folder and ends in none of {', '.join(ENDINGS)}.", param_hint="'--out'"
+        )
+    if held_out and (quick or "metrics" not in subjects):
+        raise typer.BadParameter("only metrics are judged on scenes that were kept back.", param_hint="'--held-out'")
     from glasshouse import evaluate, zoo
     from glasshouse.core import watching
 
     console, older = current.get(), evaluate.read_numbers(compare) if compare else None
     methods = chosen_methods(method, quick)
-    with console.progress("asking") as progress, watching(progress):
-        if quick:
-            found: dict[str, Any] = evaluate.quick_truth(methods)
-        else:
-            loaded = on_device(zoo.load(model), device)
-            found = {}
-            for subject in subjects:
-                found |= ASK[subject](loaded, methods, n, games, seed)
-    moved = say(console, found, out, older)
+    with nullcontext() if out is None or folder else new_file(out) as part:
+        with console.progress("asking") as progress, watching(progress):
+            if quick:
+                found: dict[str, Any] = evaluate.quick_truth(methods)
+            else:
+                loaded, found = on_device(zoo.load(model), device), {}
+                for subject in subjects:
+                    ask = ask_metrics_twice if subject == "metrics" and held_out else ASK[subject]
+                    found |= ask(loaded, methods, n, games, seed)
+        moved = say(console, found, out, part, older)
     if moved:
         raise typer.Exit(1)
 
@@ -115,15 +126,42 @@ def ask_methods(model: "Model", methods: "Mapping[str, MapOf]", n: int, games: i
 
 def ask_metrics(model: "Model", methods: "Mapping[str, MapOf]", n: int, games: int, seed: int) -> dict[str, Any]:
     """Every metric on a glass model, where the oracle is exact, and on the trained one, where it was asked for."""
-    from glasshouse import data, evaluate
+    from glasshouse import evaluate
     from glasshouse.data.glass import wired_classifier
 
-    glass, shown = wired_classifier(), data.scenes("shapes", n, size=32, seed=seed, n_objects=2)
-    found: dict[str, Any] = {"metrics": evaluate.judge(glass, evaluate.glass_game(glass, shown.images), seed=seed)}
+    found: dict[str, Any] = {"metrics": evaluate.judge(wired_classifier(), wired_game(n, seed), seed=seed)}
     if games >= 2:
         game = evaluate.play(model, creatures(model, min(n, games), seed), GAME)
         found["metrics_trained"] = evaluate.judge(model, game, baseline="blur", seed=seed)
     return found
+
+
+def ask_metrics_twice(model: "Model", methods: "Mapping[str, MapOf]", n: int, games: int, seed: int) -> dict[str, Any]:
+    """The same, and once more on scenes that were kept back."""
+    from functools import partial
+
+    from glasshouse import evaluate
+    from glasshouse.data.glass import wired_classifier
+    from glasshouse.evaluate.truth.judgements import HELD_OUT
+    from glasshouse.evaluate.truth.judging import judge_twice
+
+    seeds = (seed, HELD_OUT)
+    found: dict[str, Any] = {"metrics": judge_twice(wired_classifier(), partial(wired_game, n), seeds=seeds)}
+    if games >= 2:
+
+        def game(own: int) -> "PartGame":
+            return evaluate.play(model, creatures(model, min(n, games), own), GAME)
+
+        found["metrics_trained"] = judge_twice(model, game, baseline="blur", seeds=seeds)
+    return found
+
+
+def wired_game(n: int, seed: int) -> "PartGame":
+    """Scenes of two figures, and what their regions are worth to a glass model."""
+    from glasshouse import data, evaluate
+    from glasshouse.data.glass import wired_classifier
+
+    return evaluate.glass_game(wired_classifier(), data.scenes("shapes", n, size=32, seed=seed, n_objects=2).images)
 
 
 def ask_bias(model: "Model", methods: "Mapping[str, MapOf]", n: int, games: int, seed: int) -> dict[str, Any]:
@@ -140,13 +178,28 @@ def ask_units(model: "Model", methods: "Mapping[str, MapOf]", n: int, games: int
     """Dissection against the concepts that were planted in the units of a glass model."""
     from glasshouse import data, dissect, evaluate
     from glasshouse.data.glass import colour_detector
-    from glasshouse.data.glass.colours import PALETTE
 
-    glass, names = colour_detector(), [f"{name}-c" for name in PALETTE]  # as Broden calls colours
-    labelled = data.with_labels(data.scenes("shapes", max(4 * n, 256), size=32, seed=seed, n_objects=3))
+    glass, scenes = colour_detector(), data.scenes("shapes", max(4 * n, 256), size=32, seed=seed, n_objects=3)
+    names = [f"{name}-c" for name in glass.truth.region_names]  # as Broden calls colours
+    labelled = data.with_labels(evaluate.labelled_by(glass, scenes))
     seen = dissect.units(glass, labelled, layer="inside_on", concepts=names)
     said = [(unit, seen.label(unit).name) for unit in range(len(seen.units)) if bool(seen.detectors[unit])]
-    return {"units": evaluate.planted_pairs(said, list(enumerate(names)))}
+    true = list(enumerate(names))
+    return {"units": evaluate.planted_units(said, true, n_units=len(seen.units), n_concepts=len(names))}
+
+
+def ask_concepts(model: "Model", methods: "Mapping[str, MapOf]", n: int, games: int, seed: int) -> dict[str, Any]:
+    """Concept vectors, and what classes make of them, against the directions planted in a layer of a glass model."""
+    from glasshouse import data, dissect, evaluate
+    from glasshouse.data.glass import planted_concept
+
+    glass, scenes = planted_concept("red", shared=(2, 5)), data.scenes("shapes", n, size=32, seed=seed, n_objects=4)
+    labelled = data.with_labels(evaluate.labelled_by(glass, scenes))
+    kept = dissect.activations(glass.module, labelled, layer="code")
+    names = [f"{name}-c" for name in glass.truth.concept_names]
+    told = dissect.concept_vectors(kept, names, solver="mean_difference").vectors
+    planted, head = glass.truth.directions["code"], glass.module.get_parameter("head.weight").detach()
+    return {"concepts": evaluate.planted_concepts(told, planted, reliance=(told @ head.T, planted @ head.T))}
 
 
 def ask_students(model: "Model", methods: "Mapping[str, MapOf]", n: int, games: int, seed: int) -> dict[str, Any]:
@@ -198,67 +251,7 @@ ASK: "dict[str, Callable[[Model, Mapping[str, MapOf], int, int, int], dict[str, 
     "metrics": ask_metrics,
     "bias": ask_bias,
     "units": ask_units,
+    "concepts": ask_concepts,
     "students": ask_students,
     "attacks": ask_attacks,
 }
-
-
-def say(console: Console, found: dict[str, Any], out: Path | None, older: dict[str, Any] | None) -> list[str]:
-    """Show the tables, write the file, and say what moved since an earlier run."""
-    from glasshouse import evaluate, report
-
-    text = "\n".join(tables(found))
-    console.result(text.rstrip())
-    for noun in found.values():
-        for name, reason in getattr(noun, "skipped", {}).items():
-            console.note(f"{name} does not suit {noun.settings.get('model', 'these models')}: {reason}")
-    numbers = evaluate.numbers({name: noun for name, noun in found.items() if hasattr(noun, "table")})
-    if out is not None:
-        with new_file(out) as part:
-            written: dict[str, Callable[[], str]] = {
-                ".md": lambda: text,
-                ".json": lambda: json.dumps(numbers, indent=1) + "\n",
-                ".html": lambda: report.truth_page({k: v for k, v in found.items() if hasattr(v, "table")}),
-            }
-            if out.suffix not in written:
-                raise typer.BadParameter(f"'{out}' ends in none of {', '.join(written)}.", param_hint="'--out'")
-            part.write_text(written[out.suffix](), encoding="utf-8")
-    moved = evaluate.differences(numbers, older) if older else []
-    for line in moved:
-        console.result(f"moved: {line}")
-    console.document("bench truth", {**document(found), "numbers": numbers, "moved": moved})
-    return moved
-
-
-def tables(found: dict[str, Any]) -> list[str]:
-    """Every result as Markdown, with a heading where there are several."""
-    from glasshouse import evaluate
-
-    shown = list[tuple[str, str]]()
-    for name, noun in found.items():
-        if hasattr(noun, "table"):
-            shown.append((name, noun.table()))
-        elif isinstance(noun, dict):
-            rows = "\n".join(f"| `{who}` | {one!r} |" for who, one in noun.items())
-            shown.append((name, f"| maps of | result |\n|---|---|\n{rows}\n"))
-        else:
-            shown.append((name, f"{noun!r}\n"))
-        if isinstance(noun, evaluate.Benchmark) and noun.checks:
-            shown.append((f"{name}, checked part by part", noun.checks_table()))
-    several = len(shown) > 1
-    return [(f"## {name}\n\n" if several else "") + text for name, text in shown]
-
-
-def document(found: dict[str, Any]) -> dict[str, Any]:
-    """The tracks of the methods as numbers."""
-    from glasshouse.evaluate import Benchmark
-
-    parts = dict[str, Any]()
-    for name, noun in found.items():
-        if isinstance(noun, Benchmark):
-            rows = {
-                who: {track: {"mean": score.mean, "stderr": score.error} for track, score in own.items()}
-                for who, own in noun.scores.items()
-            }
-            parts[name] = {"scores": rows, "skipped": noun.skipped, "settings": noun.settings}
-    return {**parts.get("methods", {}), "results": parts}

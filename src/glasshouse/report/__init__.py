@@ -6,6 +6,7 @@ from glasshouse.report import circuits as circuits
 from glasshouse.report import fragments as fragments
 from glasshouse.report import study_nouns as study_nouns
 from glasshouse.report import truth_judged as truth_judged
+from glasshouse.report import truth_planted as truth_planted
 from glasshouse.report import truth_tables as truth_tables
 from glasshouse.report.forms import study_form as study_form
 from glasshouse.report.forms import write_form as write_form

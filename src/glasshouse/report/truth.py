@@ -15,7 +15,10 @@ from glasshouse._version import __version__
 from glasshouse.core import BadInput, Noun
 from glasshouse.core.result import draw
 from glasshouse.evaluate import Benchmark, BiasDetection, Judgement, Suite
+from glasshouse.evaluate.truth.judgements import JudgedTwice
 from glasshouse.report.page import FRAME, _asset
+from glasshouse.report.study_charts import plural
+from glasshouse.report.truth_lessons import lessons
 
 LEDE = (
     "Rendered scenes can be drawn again without one of their parts, so it is known what each part is worth to a model. "
@@ -27,7 +30,9 @@ TITLES: Mapping[str, str] = {
     "metrics_trained": "Metrics on a trained model",
     "bias": "Shortcuts",
     "units": "Planted units",
+    "concepts": "Planted concepts",
     "students": "Simulated students",
+    "attacks": "Attacked images",
     "wired_classifier": "Methods on a glass model",
     "null_channels": "Methods on a model with an idle channel",
 }
@@ -36,6 +41,8 @@ INTRODUCES: Mapping[type[Noun], str] = {
     "the part is not drawn.",
     Judgement: "Which metrics can tell a good map from a bad one? Each was given the same maps: the oracle, which "
     "spreads what parts are worth over their pixels, the oracle with more and more noise, and maps that know nothing.",
+    JudgedTwice: "Do verdicts on metrics last? Each was given the same maps, of scenes that the rule was settled on "
+    "and of fresh ones: the oracle, the oracle with more and more noise, and maps that know nothing.",
     BiasDetection: "Which methods show that a model goes by a shortcut? Some of these models learnt one, some did not.",
     Suite: "Scores of several explanations of the same images.",
 }
@@ -46,11 +53,13 @@ it looks like the object. The <b>oracle</b> is a map made of the truth itself: w
 everywhere (<b>constant</b>), and noise (<b>random</b>). A method that does no better has shown nothing of the
 model.</p>
 <p>Arrows say which way is better. Numbers are means over scenes with one standard error. <b>Not above chance</b>: not
-better than the constant map by more than three standard errors, which may also mean that there were too few scenes.
+better than the constant map by more than three standard errors; beside it, how much more would most likely have shown
+with so many scenes.
 <b>Class-insensitive</b>: the map of another class is much the same (cosine of 0.5 or more), so the map is no argument
 for one class. A <b>metric passes</b> if it puts the oracle clearly ahead of every control, no map clearly ahead of the
-oracle, and none clearly behind noise; the test of a metric holds for these scenes, this model, and this way of
-removing parts.</p></section>"""
+oracle, and none clearly behind noise. Beside it stands what the <b>means alone</b> say of the oracle and the four
+controls, ties included. The test of a metric holds for these scenes, this model, and this way of removing
+parts.</p></section>"""
 STYLE = """
 .truth > p { max-width: 52rem; }
 .truth table { font-size: .82rem; width: auto; min-width: 60%; }
@@ -80,11 +89,14 @@ footer dt { max-width: 11rem; }
 """
 
 
-def truth_page(results: Mapping[str, Noun], *, title: str = "Held against the truth", lede: str = LEDE) -> str:
+def truth_page(
+    results: Mapping[str, Noun | Mapping[str, Noun]], *, title: str = "Held against the truth", lede: str = LEDE
+) -> str:
     """One page with a section for each result: opens by a double click, fetches nothing.
 
     Args:
-        results: by name, what `benchmark`, `judge`, `bias_detection` or `suite` returned, or another noun.
+        results: by name, what `benchmark`, `judge`, `judge_twice`, `bias_detection`, `simulated_students` or `suite`
+            returned, another noun, or what `diagnose.detect_adversarial` returned for each of some methods.
         title: as plain text.
         lede: the line below it, as plain text.
     """
@@ -108,13 +120,14 @@ def truth_page(results: Mapping[str, Noun], *, title: str = "Held against the tr
     )
 
 
-def section(name: str, noun: Noun, anchor: str) -> str:
+def section(name: str, noun: Noun | Mapping[str, Noun], anchor: str) -> str:
     """One result under its heading."""
+    shown = draw(noun) if isinstance(noun, Noun) else lessons(noun)
     words = next((f"<p>{text}</p>" for kind, text in INTRODUCES.items() if isinstance(noun, kind)), "")
     return (
         f'<section id="{anchor}" aria-labelledby="{anchor}-name"><div>'
         f'<h2 id="{anchor}-name">{escape(heading_of(name))}</h2>'
-        f'<div class="truth">{words}</div>{draw(noun)}</div></section>'
+        f'<div class="truth">{words}</div>{shown}</div></section>'
     )
 
 
@@ -124,12 +137,17 @@ def heading_of(name: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def made(results: Mapping[str, Noun]) -> str:
+def made(results: Mapping[str, Noun | Mapping[str, Noun]]) -> str:
     """Settings of each result, and versions."""
     parts = ""
-    for name, noun in results.items():
-        settings: dict[str, Any] = getattr(noun, "settings", {})
-        items = [repr(noun), *(f"{key.replace('_', ' ')} {value}" for key, value in settings.items())]
+    for name, found in results.items():
+        several = [] if isinstance(found, Noun) else list(found.values())
+        settings: dict[str, Any] = getattr(several[0] if several else found, "settings", {})
+        said = repr(found) if isinstance(found, Noun) else plural(len(several), "result")
+        items = [
+            said,
+            *(f"{key.replace('_', ' ')} {value}" for key, value in settings.items()),
+        ]
         parts += f"<dt>{escape(heading_of(name))}</dt><dd>{escape('; '.join(items))}</dd>"
     versions = f"glasshouse {__version__}, torch {torch.__version__}, Python {platform.python_version()}"
     return f"<section><h2>How it was made</h2><dl>{parts}<dt>Versions</dt><dd>{versions}</dd></dl></section>"

@@ -6,12 +6,19 @@ from glasshouse.core.result import draw
 from glasshouse.evaluate import BiasDetection, Judgement
 from glasshouse.evaluate.truth.bias import BIASED, CLEAN
 from glasshouse.evaluate.truth.controls import CONTROLS, IGNORANT
-from glasshouse.evaluate.truth.judging import CLEAR, ORACLE, RANDOM
+from glasshouse.evaluate.truth.judgements import HOLDS, ORACLE, PASSES, RANDOM, JudgedTwice
+from glasshouse.evaluate.truth.leads import CLEAR
 from glasshouse.report.study_charts import plural
 from glasshouse.report.truth_charts import Span, bar, fixed, ladder, signs, two_lanes, whisker
 from glasshouse.report.truth_tables import framed, heading, left_out, row_head
 from glasshouse.report.words import number
 
+TOLD = (
+    '<th scope="col" title="How often the map with less noise scores better, over pairs of maps of one image. 0.5 is a '
+    'coin.">AUROC</th><th scope="col" title="Oracle clearly ahead of every control, no map clearly ahead of it, and '
+    'none clearly behind noise.">verdict</th><th scope="col" title="Is the oracle first and noise last of the five '
+    'controls, by the means as they are?">means alone</th>'
+)
 FAILING = ' class="failing" style="opacity:.68"'
 
 
@@ -21,35 +28,70 @@ def _(noun: Judgement) -> str:
         return f'<div class="truth"><p>No metric was judged.</p>{left_out(noun.skipped)}</div>'
     maps = list(next(iter(noun.means.values())))
     knowing = [who for who in maps if who not in IGNORANT]
-    order = sorted(noun.means, key=lambda name: (bool(noun.faults(name)), -noun.auroc[name]))
-    groups = dict.fromkeys(("passes", "fails"), "")
-    numbers = ""
-    for name in order:
+    groups, numbers = dict.fromkeys((PASSES, "fails"), ""), ""
+    for name in noun.order:
         reason, direction = against(noun, name), noun.directions[name]
         own = noun.means[name]
         title = row_head(name, direction)
-        auroc = f'<span class="num">{fixed(noun.auroc[name])}</span>{bar(noun.auroc[name], 0.5)}'
-        groups["fails" if reason else "passes"] += (
+        groups["fails" if reason else PASSES] += (
             f"<tr{FAILING if reason else ''}>{title}"
-            f"<td>{ladder(own, knowing, direction == 'down')}</td><td>{auroc}</td>"
-            f'<td class="words">{escape(reason) or "passes"}</td></tr>'
+            f"<td>{ladder(own, knowing, direction == 'down')}</td>{told(noun, name, reason)}</tr>"
         )
         cells = "".join(f'<td class="num">{number(own[who]) if own[who] == own[who] else "–"}</td>' for who in maps)
         numbers += f"<tr>{title}{cells}</tr>"
     heads = "".join(f'<th scope="col">{escape(who)}</th>' for who in ("metric", *maps))
     top = (
         '<th scope="col">metric</th><th scope="col"><span style="display:flex;justify-content:space-between;'
-        'max-width:320px"><span>worst map</span><span>best map</span></span></th>'
-        '<th scope="col" title="How often the map with less noise scores better, over pairs of maps of one image. '
-        '0.5 is a coin.">AUROC</th><th scope="col">verdict</th>'
+        'max-width:320px"><span>worst map</span><span>best map</span></span></th>' + TOLD
     )
     bodies = "".join(f"<tbody>{rows}</tbody>" for rows in groups.values() if rows)
+    plain = sum(noun.literal(name) == HOLDS for name in noun.order)
     return (
-        f'<div class="truth"><p>{len(noun.passing)} of {plural(len(order), "metric")} put the map that knows the model '
-        "first, and clearly ahead of those that know nothing, with noise last.</p>"
+        f'<div class="truth"><p>{len(noun.passing)} of {plural(len(noun.order), "metric")} put the map that knows the '
+        "model first, and clearly ahead of those that know nothing, with noise last. Read from the means alone, among "
+        f"the oracle and the four that know nothing, with no allowance for luck: {plain}.</p>"
         f"{signs(knowing, [who for who in maps if who in IGNORANT])}{framed('Metrics put to the test', top, bodies)}"
         f"<details><summary>The numbers</summary>{framed('Means over images', heads, f'<tbody>{numbers}</tbody>')}"
         f"</details>{left_out(noun.skipped)}</div>"
+    )
+
+
+def told(noun: Judgement, name: str, reason: str) -> str:
+    """Three cells: AUROC as a bar, the verdict by the rule, and what the means alone say."""
+    return (
+        f'<td><span class="num">{fixed(noun.auroc[name])}</span>{bar(noun.auroc[name], 0.5)}</td>'
+        f'<td class="words">{escape(reason) or PASSES}</td><td class="words">{escape(noun.literal(name))}</td>'
+    )
+
+
+@draw.register
+def _(noun: JudgedTwice) -> str:
+    sides = {"scenes that the rule was settled on": noun.settled, "scenes that were kept back": noun.fresh}
+    rows = ""
+    for name in noun.order:
+        directions = noun.fresh.directions | noun.settled.directions
+        cells = "".join(
+            told(one, name, "" if one.verdict(name) == PASSES else one.verdict(name))
+            if name in one.means
+            else "<td>–</td>" * 3
+            for one in sides.values()
+        )
+        mark = f"<td>{'<b>changed</b>' if name in noun.changed else ''}</td>"
+        fails = name not in noun.fresh.passing and name not in noun.changed
+        rows += f"<tr{FAILING if fails else ''}>{row_head(name, directions[name])}{cells}{mark}</tr>"
+    over = "".join(
+        f'<th scope="colgroup" colspan="3">{words} (seed {escape(str(one.settings.get("seed", "unknown")))})</th>'
+        for words, one in sides.items()
+    )
+    top = f'<td></td>{over}<td></td></tr><tr><th scope="col">metric</th>{TOLD * 2}<th scope="col">changed</th>'
+    parts = "".join(f"<details><summary>Map by map, {w}</summary>{draw(one)}</details>" for w, one in sides.items())
+    changed = f"Changed: {escape(', '.join(noun.changed))}." if noun.changed else "No verdict changed."
+    return (
+        f'<div class="truth"><p>The rule and the settings of metrics were chosen with the first scenes in view, so '
+        f"what it says there is no evidence for it. On fresh ones {len(noun.fresh.passing)} of "
+        f"{plural(len(noun.fresh.means), 'metric')} pass, where {len(noun.settled.passing)} of "
+        f"{len(noun.settled.means)} did. {changed} Model, kind of scenes and settings are the same in both.</p>"
+        f"{framed('Metrics judged twice', top, f'<tbody>{rows}</tbody>')}{parts}</div>"
     )
 
 
@@ -65,6 +107,7 @@ def against(noun: Judgement, name: str) -> str:
     found += [f"not clearly behind the oracle: {', '.join(close)}"] if close else []
     found += [f"clearly behind noise: {', '.join(below)}"] if below else []
     found += [] if RANDOM in behind else ["noise has no score"]
+    found += [noun.power(name)] if noun.power(name) else []
     return ", ".join(faults) + (f" ({'; '.join(found)})" if found else "")
 
 

@@ -9,7 +9,7 @@ from glasshouse.core.result import draw
 from glasshouse.evaluate import Benchmark, Suite
 from glasshouse.evaluate.truth.controls import CONTROLS
 from glasshouse.evaluate.truth.funnybirds import THRESHOLDS
-from glasshouse.evaluate.truth.judging import CLEAR
+from glasshouse.evaluate.truth.leads import CLEAR, in_errors
 from glasshouse.evaluate.truth.methods import ALIKE
 from glasshouse.evaluate.truth.tracks import TRACKS
 from glasshouse.report.study_charts import plural
@@ -63,7 +63,7 @@ def _(noun: Benchmark) -> str:
     heads = {t: (TRACKS[t].title, TRACKS[t].direction) for t in columns}
     blank = noun.scores.get("constant", {})
     lines = {t: Chance.of(ALIKE if t == "other_class" else TRACKS[t].chance, blank.get(t), 0.0) for t in columns}
-    notes = {name: ", ".join(noun.flags(name)) for name in noun.scores if name not in CONTROLS}
+    notes = {name: noun.note(name) for name in noun.scores if name not in CONTROLS}
     order = [name for name in noun.ranking() if name in notes]
     controls = [name for name in CONTROLS if name in noun.scores]
     main = scored("Methods and what they were found to know", noun.scores, (order, controls), heads, lines, notes)
@@ -165,11 +165,9 @@ def clear(score: Score, reference: PerImage | float | None, least: int = 2) -> b
         return True
     gap = (score.value.double() - reference) * (-1 if score.direction == "down" else 1)
     known = gap.isfinite()
-    gap, n = gap[known], int(known.sum())
-    if n < max(1, least):
-        return False
-    error = float(gap.std()) / n**0.5 if n > 1 else float(score.stderr[known][0])
-    return float(gap.mean()) > CLEAR * error
+    if int(known.sum()) == 1 >= least:
+        return float(gap[known][0]) > CLEAR * float(score.stderr[known][0])
+    return in_errors(gap) > CLEAR
 
 
 def two_digits(score: Score) -> str:

@@ -1,17 +1,19 @@
 """The FunnyBirds protocol on games whose smallest sufficient sets are known."""
 
+from dataclasses import replace
 from itertools import chain, combinations
 
 import pytest
 import torch
 from scipy.stats import spearmanr
+from torch import nn
 
 from glasshouse import attribute, data, evaluate
-from glasshouse.core import BadInput
+from glasshouse.core import BadInput, Model, NotFound, Preprocess
 from glasshouse.data import glass
 from glasshouse.evaluate.truth.controls import oracle
-from glasshouse.evaluate.truth.funnybirds import CHECKS, THRESHOLDS, protocol
-from glasshouse.evaluate.truth.tracks import track
+from glasshouse.evaluate.truth.funnybirds import CHECKS, THRESHOLDS, background_independence, protocol
+from glasshouse.evaluate.truth.tracks import map_tracks, track
 
 H, W = 8, 12
 
@@ -102,13 +104,23 @@ def test_single_deletion_is_the_rank_correlation_with_the_effects():
         effect = [float(worth[n, 15] - worth[n, 15 ^ 1 << part]) for part in range(4)]
         assert float(found["single_deletion"].value[n]) == pytest.approx((spearmanr(mass, effect)[0] + 1) / 2)
     assert found["correctness"].value.equal(found["single_deletion"].value)
+    importance = map_tracks(evaluate.Effects.of(game), maps)["importance"]
+    torch.testing.assert_close(found["correctness"].value, (importance.value + 1) / 2)
+    torch.testing.assert_close(found["correctness"].stderr, importance.stderr / 2)
+    assert (importance.stderr > 0).all()
     assert found["correctness"].chance == 0.5
+    still = protocol(game, torch.ones(2, H, W))
+    assert still["correctness"].reason == ("constant_sums",) * 2
 
 
 def test_target_sensitivity_comes_from_the_contrast_of_the_first_scenes():
-    given = track("contrast", torch.tensor([0.5, -1.0]), {"few_parts": torch.tensor([False, False])})
+    few = torch.tensor([False, True])
+    given = track("contrast", torch.tensor([0.5, -1.0]), {"few_parts": few}, torch.tensor([0.2, 0.2]))
     found = protocol(gate("or"), on_parts(1, 1, 0), given)
     assert found["target_sensitivity"].value.tolist() == found["contrastivity"].value.tolist() == [0.75]
+    assert found["target_sensitivity"].stderr.tolist() == pytest.approx([0.1])
+    twice = game_of(*(side.expand(2, -1) for side in (gate("or").worth, gate("or").kept)))
+    assert protocol(twice, on_parts(1, 1, 0).expand(2, -1, -1), given)["contrastivity"].reason == ("", "few_parts")
     assert set(found) == set(CHECKS)
     assert "target_sensitivity" not in protocol(gate("or"), on_parts(1, 1, 0))
 
@@ -119,6 +131,7 @@ def test_any_game_equals_a_slow_derivation(seed):
     worth = torch.randn(n, 16, generator=draws(seed))
     worth[:3, 8:] = worth[:3, :8]  # the last part is idle in half of the scenes
     kept = torch.rand(n, 16, generator=draws(seed + 10)) < 0.5
+    kept[:, 15] = True
     game, maps = game_of(worth, kept), torch.rand(n, H, W, generator=draws(seed + 20)).pow(6)
     found = protocol(game, maps)
 
@@ -145,15 +158,76 @@ def test_any_game_equals_a_slow_derivation(seed):
             assert float(found["distractibility"].value[row]) == pytest.approx(sum(spared) / 4)
             assert float(found["completeness"].value[row]) == pytest.approx((three + sum(spared) / 4) / 2)
         else:
-            assert found["distractibility"].reason[row] == "not_applicable"
+            assert found["distractibility"].reason[row] == "no_idle_part"
             assert float(found["completeness"].value[row]) == pytest.approx(three)
 
 
-def test_where_no_set_keeps_the_answer_there_is_nothing_to_cover():
-    game = game_of(torch.rand(1, 8, generator=draws()), torch.zeros(1, 8, dtype=torch.bool))
+def test_where_another_class_is_first_there_is_no_answer_to_keep_or_to_lose():
+    """A map of any other class would else lose it by whatever it marks."""
+    game = game_of(torch.arange(8.0)[None], torch.tensor([[False, True] * 3 + [True, False]]))
     found = protocol(game, on_parts(1, 1, 0))
-    assert found["sufficient"].reason == found["completeness"].reason == ("not_applicable",)
-    assert found["preservation"].value.tolist() == [0]
+    for name in ("preservation", "deletion", "sufficient", "completeness"):
+        assert found[name].reason == ("not_first",)
+    assert found["single_deletion"].valid.all()
+
+
+def with_background(game, effect):
+    """Effects of a game's three parts, and of a bush and a post: column 8 and column 10."""
+    n, masks = len(game), torch.zeros(len(game), 2, H, W, dtype=torch.bool)
+    masks[:, 0, :, 8], masks[:, 1, :, 10] = True, True
+    own = torch.cat([game.effect, torch.tensor(effect).expand(n, 2)], 1)
+    every = torch.cat([game.masks, masks], 1)
+    return evaluate.Effects(
+        own, every, game.relevant, (*game.parts, "bush", "post"), game.target, game.images, game.score
+    )
+
+
+@pytest.mark.parametrize(
+    ("effect", "on_bush", "expected"),
+    [
+        ((0.0, 0.0), 0.0, 1.0),  # the idle part and both things are left out
+        ((0.0, 0.0), 1.0, 2 / 3),
+        ((0.0, 0.0), 0.15, 5 / 6),  # above two of four thresholds
+        ((0.04, torch.nan), 1.0, 1 / 2),  # under a twentieth of the score; the post is not seen
+        ((0.06, 0.0), 1.0, 1.0),  # the bush is needed, and may be marked
+        ((-3.0, 0.0), 1.0, 2 / 3),  # without it the score rises: it is no reason for the class
+        ((0.0, 0.0), -1.0, 1.0),
+    ],
+)
+def test_things_in_the_background_that_are_not_needed_must_not_be_marked(effect, on_bush, expected):
+    game, maps = gate("and"), on_parts(1, 1, 0)
+    maps[0, :, 8] = on_bush / H
+    found = protocol(game, maps, effects=with_background(game, effect))
+    assert float(found["distractibility"].value) == pytest.approx(expected)
+    assert float(found["completeness"].value) == pytest.approx((1 + expected) / 2)
+
+
+def test_a_map_of_the_background_alone_marks_it():
+    game, maps = gate("and"), torch.zeros(1, H, W)
+    maps[0, :, 8] = 1
+    assert float(protocol(game, maps, effects=with_background(game, (0.0, 0.0)))["distractibility"].value) == (
+        pytest.approx(2 / 3)
+    )
+
+
+def test_effects_of_other_classes_are_refused():
+    game = gate("and")
+    other = with_background(evaluate.PartGame(**{**vars(gate("and")), "target": (0,)}), (0.0, 0.0))
+    with pytest.raises(BadInput, match="other classes"):
+        protocol(game, on_parts(1, 1, 0), effects=other)
+
+
+def test_background_independence_is_the_share_of_things_that_are_not_needed():
+    worth = torch.tensor([[0.0, 0.0, 0.0, 10.0, 0.0, 0.0, 0.0, 10.0]]).expand(4, -1)
+    game = game_of(worth, worth > 0)
+    effects = with_background(game, (0.0, 0.0))
+    own = effects.effect.clone()
+    own[:, 3:] = torch.tensor([[0.0, 0.0], [0.6, 0.4], [0.6, torch.nan], [torch.nan, torch.nan]])
+    score = background_independence(replace(effects, effect=own), ("bush", "post"))
+    assert score.value[:3].tolist() == [1.0, 0.5, 0.0]
+    assert score.reason == ("", "", "", "few_parts")
+    with pytest.raises(NotFound, match="hedge"):
+        background_independence(effects, ("hedge",))
 
 
 def test_maps_that_say_nothing_have_a_reason_and_never_a_number_that_means_nothing():
@@ -164,8 +238,52 @@ def test_maps_that_say_nothing_have_a_reason_and_never_a_number_that_means_nothi
     for score in found.values():
         assert score.reason[1] == "not_finite"
         assert (score.value.isnan() == torch.tensor([bool(reason) for reason in score.reason])).all()
-    assert found["single_deletion"].reason[0] == "constant_map"
+    assert found["single_deletion"].reason == ("constant_score", "not_finite", "constant_score")
     assert found["completeness"].value[2] == 1
+
+
+class Lights(nn.Module):
+    """Scores of two classes: how much is unlike the first pixel in the upper and in the lower half."""
+
+    def forward(self, x):
+        unlike = (x - x[:, :, :1, :1]).abs().mean((1, 3))
+        half = x.shape[2] // 2
+        return torch.stack([unlike[:, :half].mean(1), unlike[:, half:].mean(1)], 1)
+
+
+@pytest.mark.parametrize("weights", [(1.0, 0.15, 0.25), (0.12, 1.0, 0.07), (0.0, 0.0, 1.0)])
+def test_the_protocol_by_hand_on_one_rendered_scene(weights):
+    """Every set of three parts is drawn and asked about here, with no game in between."""
+    names = ("figure", "figure_2", "figure_3")
+    scenes = data.scenes("shapes", 1, size=32, seed=9, n_objects=3)
+    model = Model(Lights(), Preprocess(size=(32, 32), mean=(0.0,) * 3, std=(1.0,) * 3), ("up", "down"), "lights")
+    every = [frozenset(s) for s in chain.from_iterable(combinations(names, size) for size in range(4))]
+    out = {s: model.module(scenes.do(remove=[x for x in names if x not in s]).images)[0].tolist() for s in every}
+    said = {s: scores.index(max(scores)) for s, scores in out.items()}
+    answer, whole = said[frozenset(names)], frozenset(names)
+    keep = [s for s in every if said[s] == answer]
+    smallest = [s for s in keep if not any(other < s for other in keep)]
+    gains = {x: [out[s][answer] - out[s - {x}][answer] for s in every if x in s] for x in names}
+    idle = {x for x in names if max(map(abs, gains[x])) < 0.01 * max(abs(g) for own in gains.values() for g in own)}
+    assert smallest == [frozenset(names[:2])]
+    assert idle == set(names[2:])
+    masks = scenes.masks[0, [scenes.part(x) for x in names]].float()
+    maps = (torch.tensor(weights) / masks.sum((1, 2))) @ masks.flatten(1)
+    marked = [{x for x, w in zip(names, weights, strict=True) if w >= t * max(weights)} for t in THRESHOLDS]
+    found = protocol(evaluate.play(model, scenes, names), maps.view(1, 32, 32))
+    expected = {
+        "preservation": [said[frozenset(m)] == answer for m in marked],
+        "deletion": [said[whole - m] != answer for m in marked],
+        "sufficient": [max(len(s & m) / len(s) for s in smallest) for m in marked],
+        "distractibility": [len(idle - m) / len(idle) for m in marked],
+    }
+    means = {name: sum(values) / 4 for name, values in expected.items()}
+    three = (means["preservation"] + means["deletion"] + means["sufficient"]) / 3
+    means["completeness"] = (three + means["distractibility"]) / 2
+    means["single_deletion"] = (
+        spearmanr(weights, [round(out[whole][answer] - out[whole - {x}][answer], 6) for x in names]).statistic + 1
+    ) / 2
+    assert {name: float(found[name].value) for name in means} == pytest.approx(means)
 
 
 def test_the_oracle_of_a_glass_model_with_evidence_in_one_place_is_complete():

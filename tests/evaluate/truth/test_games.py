@@ -1,6 +1,6 @@
 """Games of parts: values by brute force, by closed form and by glass models; scenes drawn one by one."""
 
-from itertools import chain, combinations, permutations
+from itertools import chain, combinations, permutations, product
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from torch import nn
 from glasshouse import data, evaluate
 from glasshouse.core import BadInput, Model, NotFound, Preprocess
 from glasshouse.data import glass
-from glasshouse.evaluate.truth.effects import part_responses
+from glasshouse.evaluate.truth.effects import effects_elsewhere, part_responses
 
 H, W = 8, 12
 
@@ -68,12 +68,12 @@ def test_an_effect_is_what_is_lost_with_one_part():
 
 def test_shapley_values_are_means_over_all_orders_of_arrival():
     game = random_game()
-    for n in range(3):
+    for n, worth in enumerate(game.worth.tolist()):
         total = [0.0] * 4
         for order in permutations(range(4)):
             for place, part in enumerate(order):
                 before = number_of(order[:place])
-                total[part] += float(game.worth[n, before | 1 << part] - game.worth[n, before])
+                total[part] += worth[before | 1 << part] - worth[before]
         assert game.shapley[n].tolist() == pytest.approx([value / 24 for value in total])
     torch.testing.assert_close(game.shapley.sum(1), game.score - game.worth[:, 0])
 
@@ -104,6 +104,17 @@ def test_a_part_is_idle_if_it_never_matters_whatever_else_is_there():
     found = game_of(worth)
     assert found.idle.tolist() == [[True, False, False, False]] * 3
     assert not game_of(table_of(2, lambda there: len(there) == 1)).idle.any()
+
+
+def test_every_part_is_idle_and_none_matters_where_only_rounding_moves_the_score():
+    """A model that looks at nothing but the background: the last bits differ from drawing to drawing."""
+    still = game_of(torch.full((1, 8), 14.0) + 1e-6 * torch.rand(1, 8, generator=draws()))
+    for game in (still, game_of([0.0] * 8), game_of([3.0] * 8)):
+        assert game.idle.all()
+        assert not game.relevant.any()
+    tiny = game_of(table_of(3, lambda there: 1e-9 * len(there)))
+    assert not tiny.idle.any()
+    assert tiny.relevant.equal(tiny.masks.any(1))
 
 
 def test_a_choice_is_the_number_whose_bits_are_the_parts():
@@ -203,19 +214,18 @@ def glass_models():
 def test_the_game_of_a_glass_model_is_that_of_its_network_on_what_is_kept(name):
     model = glass_models()[name]
     if name == "wired_classifier":
-        images = data.scenes("shapes", 4, size=32, seed=1, n_objects=3).images
+        images = data.scenes("shapes", 2, size=16, seed=1, n_objects=3).images
     else:
-        images = torch.rand(4, 3, *model.preprocess.size, generator=draws(2))
-    for target in (None, 1, [0, 2, 1, 1]):
+        images = torch.rand(3, 3, *model.preprocess.size, generator=draws(2))
+    n, rows = len(images), torch.arange(len(images))
+    choices = [list(kept) for kept in product((False, True), repeat=len(model.truth.region_names))]
+    kept = [torch.tensor(choice[::-1]).expand(n, -1) for choice in choices]  # bit 0 is the last to change
+    outputs = torch.stack([model.module(model.truth.keep(images, each)) for each in kept], 1)
+    for target in (None, 1, [0, 2, 1][:n]):
         game = evaluate.glass_game(model, images, target)
         classes = torch.tensor(game.target)
-        whole = model.module(images)
-        assert target is not None or classes.equal(whole.argmax(1))
-        count, rows = len(game.parts), torch.arange(4)
-        for number in range(2**count):
-            kept = torch.tensor([bool(number >> part & 1) for part in range(count)]).expand(4, count)
-            output = model.module(model.truth.keep(images, kept))
-            torch.testing.assert_close(game.worth[:, number], output[rows, classes], atol=1e-5, rtol=1e-4)
+        assert target is not None or classes.equal(outputs[:, -1].argmax(1))
+        torch.testing.assert_close(game.worth, outputs[rows, :, classes], atol=1e-5, rtol=1e-4)
         removal, values = model.truth.removal(images), model.truth.shapley(images)
         effect = torch.where(game.seen, removal[rows, :, classes], torch.nan)
         torch.testing.assert_close(game.effect, effect, atol=1e-6, rtol=1e-4, equal_nan=True)
@@ -253,7 +263,7 @@ def test_a_glass_model_of_too_many_regions_is_refused():
 
 # Scenes drawn again
 
-PARTS = ("body", "head", "tail")
+PARTS = ("figure", "figure_2", "figure_3")
 
 
 class Reader(nn.Module):
@@ -272,52 +282,65 @@ def model():
 
 @pytest.fixture(scope="module")
 def scenes():
-    return data.scenes("creatures", 5, size=32, seed=4)
+    return data.scenes("shapes", 3, size=32, seed=4, n_objects=3)
 
 
-@pytest.mark.parametrize("target", [None, 2, [0, 1, 2, 2, 0]])
-@pytest.mark.parametrize("score", ["logit", "prob"])
-def test_playing_equals_drawing_every_scene_without_every_choice_of_parts(model, scenes, target, score):
+@pytest.fixture(scope="module")
+def drawn(scenes):
+    """The scenes with every choice of parts, each drawn by itself."""
+    whole = {chosen: [name for part, name in enumerate(PARTS) if part not in chosen] for chosen in subsets(range(3))}
+    return {chosen: (scenes.do(remove=gone) if gone else scenes).images for chosen, gone in whole.items()}
+
+
+@pytest.mark.parametrize(("target", "score"), [(None, "logit"), (2, "prob"), ([0, 1, 2], "margin")])
+def test_playing_equals_drawing_every_scene_without_every_choice_of_parts(model, scenes, drawn, target, score):
     game = evaluate.play(model, scenes, PARTS, target, score=score, chunk=2)
     whole = model.module((scenes.images - 0.4) / 0.3)
-    classes = whole.argmax(1).tolist() if target is None else [2] * 5 if target == 2 else target
+    classes = whole.argmax(1).tolist() if target is None else [2] * 3 if target == 2 else target
     assert game.target == tuple(classes)
-    for chosen in subsets(range(3)):
-        gone = [name for part, name in enumerate(PARTS) if part not in chosen]
-        shown = scenes.do(remove=gone) if gone else scenes
-        output = model.module((shown.images - 0.4) / 0.3)
-        read = output.softmax(1) if score == "prob" else output
+    for chosen, images in drawn.items():
+        output, number = model.module((images - 0.4) / 0.3), number_of(chosen)
         for n, wanted in enumerate(classes):
-            number = number_of(chosen)
-            assert float(game.worth[n, number]) == pytest.approx(float(read[n, wanted]), abs=1e-5)
-            assert bool(game.kept[n, number]) == (int(output[n].argmax()) == wanted)
+            others = [float(output[n, k]) for k in range(3) if k != wanted]
+            lead = float(output[n, wanted]) - max(others)
+            read = {"logit": output[n, wanted], "prob": output[n].softmax(0)[wanted], "margin": lead}[score]
+            assert float(game.worth[n, number]) == pytest.approx(float(read), abs=1e-5)
+            assert bool(game.kept[n, number]) == (lead > 0)
     assert game.masks.equal(scenes.masks[:, [scenes.part(name) for name in PARTS]])
     torch.testing.assert_close(game.images, (scenes.images - 0.4) / 0.3)
 
 
-def test_single_effects_of_a_game_are_those_asked_one_by_one(model, scenes):
-    game, effects = evaluate.play(model, scenes, PARTS), evaluate.part_effects(model, scenes, parts=PARTS)
-    torch.testing.assert_close(game.effect, effects.effect, atol=1e-6, rtol=1e-4, equal_nan=True)
-    assert game.target == effects.target
-    assert game.relevant.equal(effects.relevant)
+def test_without_a_part_nothing_else_is_drawn_otherwise():
+    """The truth is that of an intervention: beyond the soft rim of the part no pixel moves. The body has a shadow."""
+    scenes = data.scenes("creatures", 3, size=32, seed=4)
+    for name in ("head", "tail"):
+        changed = (scenes.do(remove=name).images != scenes.images).any(1)
+        place = scenes.amodal[:, scenes.part(name)].float()[:, None]
+        near = nn.functional.max_pool2d(place, 5, 1, 2)[:, 0] > 0
+        assert not (changed & ~near).any()
+        assert changed[scenes.masks[:, scenes.part(name)]].float().mean() > 0.9
 
 
-def test_one_set_of_responses_serves_every_class(model, scenes):
-    found = part_responses(model, scenes, PARTS)
-    for target in (None, 1, [2, 0, 1, 1, 0]):
-        expected = evaluate.part_effects(model, scenes, target, parts=PARTS, score="margin")
-        effects = found.effects(target, "margin")
-        assert effects.target == expected.target
-        torch.testing.assert_close(effects.effect, expected.effect, atol=1e-6, rtol=1e-4, equal_nan=True)
+def test_single_effects_of_a_game_are_those_asked_one_by_one_for_every_class(model, scenes):
+    found = part_responses(model, scenes, PARTS[1:])
+    for target, score in ((None, "logit"), ([2, 0, 1], "prob")):
+        game, effects = evaluate.play(model, scenes, PARTS[1:], target, score=score), found.effects(target, score)
+        torch.testing.assert_close(game.effect, effects.effect, atol=1e-6, rtol=1e-4, equal_nan=True)
+        assert game.target == effects.target
+        assert game.relevant.equal(effects.relevant)
+    asked = evaluate.part_effects(model, scenes, [2, 0, 1], parts=PARTS[1:], score="prob")
+    torch.testing.assert_close(asked.effect, effects.effect, rtol=0, atol=0, equal_nan=True)
 
 
 def test_what_cannot_be_played_says_why(model, scenes):
-    for parts in ((), scenes.part_names[:11]):
+    for parts in ((), PARTS[:1] * 11):
         with pytest.raises(BadInput, match=r"Take 1…10 parts"):
             evaluate.play(model, scenes, parts)
-    with pytest.raises(NotFound, match="haed"):
-        evaluate.play(model, scenes, ("haed",))
-    with pytest.raises(BadInput, match="2 targets for 5 images"):
+    with pytest.raises(BadInput, match="named twice in figure, figure"):
+        evaluate.play(model, scenes, ("figure", "figure"))
+    with pytest.raises(NotFound, match="figrue"):
+        evaluate.play(model, scenes, ("figrue",))
+    with pytest.raises(BadInput, match="2 targets for 3 images"):
         evaluate.play(model, scenes, PARTS, [0, 1])
     with pytest.raises(BadInput, match="target 3 is out of range"):
         evaluate.part_effects(model, scenes, 3, parts=PARTS)
@@ -330,3 +353,27 @@ def test_playing_leaves_the_model_as_it_was(model, scenes):
     evaluate.play(model, scenes, PARTS[:1])
     assert model.module.training
     model.module.eval()
+
+
+# Elsewhere
+
+
+def test_what_parts_are_worth_elsewhere_is_asked_of_the_same_parts_and_classes(model, scenes):
+    before = evaluate.part_effects(model, scenes, [2, 0, 1], parts=PARTS[:1], score="margin")
+    after = effects_elsewhere(model, scenes, before, background=5, score="margin")
+    again = evaluate.part_effects(model, scenes.do(background=5), [2, 0, 1], parts=PARTS[:1], score="margin")
+    assert (after.parts, after.target) == (before.parts, before.target)
+    torch.testing.assert_close(after.effect, again.effect, rtol=0, atol=0, equal_nan=True)
+    assert after.masks.equal(before.masks)
+    assert not after.images.equal(before.images)
+
+
+def test_where_a_glass_model_looks_at_nothing_all_turns_black_and_every_effect_stays():
+    model, shapes = glass.wired_classifier(), data.scenes("shapes", 3, size=32, seed=3, n_objects=3)
+    before = evaluate.Effects.of(evaluate.glass_game(model, shapes.images))
+    after = effects_elsewhere(model, shapes, before)
+    assert (before.effect > 0).any()
+    torch.testing.assert_close(after.effect, before.effect, rtol=0, atol=0, equal_nan=True)
+    assert after.masks.equal(before.masks)
+    assert not after.images.equal(before.images)
+    torch.testing.assert_close(model.module(after.images), model.module(before.images))

@@ -26,6 +26,7 @@ import torch
 from glasshouse import attribute, evaluate
 from glasshouse.core import BadInput, Score
 from glasshouse.evaluate.truth.controls import CONTROLS
+from glasshouse.evaluate.truth.judgements import JudgedTwice
 
 TABLE = Path(__file__).with_name("quick.json")
 N = 6
@@ -89,7 +90,7 @@ def test_a_method_that_got_worse_is_found(quick):
     """As if its maps had become noise."""
     wired = quick["wired_classifier"]
     worse = replace(wired, scores=wired.scores | {"integrated_gradients": wired.scores["random"]})
-    found = evaluate.differences(evaluate.numbers({**quick, "wired_classifier": worse}), evaluate.read_numbers(TABLE))
+    found = evaluate.differences(evaluate.numbers({**quick, "wired_classifier": worse}), evaluate.numbers(quick))
     moved = {line.partition(":")[0] for line in found}
     assert {f"wired_classifier/integrated_gradients/{track}" for track in ("relevant_mass", "relevant_auc")} <= moved
     assert all("integrated_gradients" in name for name in moved)
@@ -153,6 +154,18 @@ def test_judgements_and_bias_detection_have_their_auroc_where_there_is_one():
     assert found == {
         "metrics/deletion/auroc": {"mean": 0.75, "tolerance": 0.02},
         "bias/saliency/auroc": {"mean": 0.9, "tolerance": 0.2},
+    }
+
+
+def test_metrics_judged_twice_and_plain_means_are_held_against_a_table_too():
+    first, again = (evaluate.Judgement({}, {}, {}, {}, {"deletion": auroc}) for auroc in (0.75, 0.5))
+    means = {"lrp": (0.25, 0.03), "rise": (0.1, float("nan")), "lime": (float("nan"), 0.1)}
+    found = evaluate.numbers({"metrics": JudgedTwice(first, again), "students": means})["values"]
+    assert found == {
+        "metrics/settled/deletion/auroc": {"mean": 0.75, "tolerance": 0.02},
+        "metrics/fresh/deletion/auroc": {"mean": 0.5, "tolerance": 0.02},
+        "students/lrp": {"mean": 0.25, "tolerance": 0.06},
+        "students/rise": {"mean": 0.1, "tolerance": 0.02},
     }
 
 

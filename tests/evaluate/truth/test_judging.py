@@ -1,5 +1,7 @@
 """Metrics judged: those that can tell the oracle from noise pass, those that cannot are shown as what they are."""
 
+from dataclasses import replace
+from inspect import signature
 from statistics import mean, stdev
 
 import pytest
@@ -7,34 +9,35 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from glasshouse import data, evaluate
+from glasshouse.cli.benchmarks import KEPT_BACK, bench_truth
 from glasshouse.core import BadInput, generator, registered, registry
 from glasshouse.data.glass import colours, wired_classifier
 from glasshouse.evaluate.metric import Result, score_of
 from glasshouse.evaluate.truth.controls import IGNORANT
 from glasshouse.evaluate.truth.games import glass_game
+from glasshouse.evaluate.truth.judgements import HELD_OUT, ORACLE, RANDOM, SETTLED, JudgedTwice
 from glasshouse.evaluate.truth.judging import (
     JUDGED,
     NOISE,
-    ORACLE,
-    RANDOM,
+    comparable,
     in_order,
     judge,
+    judge_twice,
     leads,
-    levelled,
     maps_to_judge,
     noisy,
 )
 
 GOOD = {
-    "faithfulness_correlation": {"n_samples": 64},
-    "mu_fidelity": {"n_samples": 64},
+    "faithfulness_correlation": {"n_samples": 32},
+    "mu_fidelity": {"n_samples": 32},
     "faithfulness_estimate": {},
     "relevance_mass": {},
     "localisation_auc": {},
     "shapley_gap": {},
     "deletion": {"n_steps": 16, "score": "logit", "grid": (8, 8)},
 }
-BLIND = {"monotonicity": {"grid": (4, 4)}, "part_single_deletion": {}}
+BLIND = {"monotonicity": {"grid": (2, 2)}, "part_single_deletion": {}}
 
 
 @pytest.fixture(scope="module")
@@ -111,9 +114,12 @@ def test_the_table_has_those_that_pass_first_and_strikes_the_others_through(judg
     assert "~~monotonicity~~ ↑" in shown
     assert "`deletion` ↓" in shown
     assert lines[0].startswith("| metric | oracle | 25 % noise | 50 % noise | 75 % noise | centre |")
-    assert next(line for line in lines if "~~monotonicity~~" in line).endswith("| oracle not first |")
-    assert lines[2].endswith("| passes |")
-    first = [float(line.split("|")[-3]) for line in lines[2 : 2 + passing]]
+    assert lines[0].endswith("| AUROC | verdict | from the means alone |")
+    blind = next(line for line in lines if "~~monotonicity~~" in line)
+    plain = "centre, edges, random level with the oracle; centre, edges level with random"
+    assert blind.endswith(f"| oracle not first | {plain} |")
+    assert all(line.split("|")[-3] == " passes " for line in lines[2 : 2 + passing])
+    first = [float(line.split("|")[-4]) for line in lines[2 : 2 + passing]]
     assert first == sorted(first, reverse=True)
     assert repr(judged) == f"Judgement({passing} of {passing + failing} metrics pass)"
 
@@ -202,6 +208,115 @@ def test_scenes_in_which_no_part_is_worth_anything_are_left_out(model, game, met
         judge(model, glass_game(model, shown[:1].expand(20, -1, -1, -1)), some)
 
 
+# The plain criterion, and what the rule can tell
+
+
+def judgement(means, behind=None, above=None, direction="up", n=16):
+    """One metric, and what is known of it; without leads, every map lies where it should."""
+    full = dict.fromkeys((*(who for who in (ORACLE, *IGNORANT) if who not in means),), 0.5)
+    behind = {ORACLE: 0.0} | dict.fromkeys(IGNORANT, 9.0) | (behind or {})
+    above = dict.fromkeys((ORACLE, "centre", "edges", "constant"), 9.0) | (above or {})
+    return evaluate.Judgement(
+        {"some": full | means}, {"some": behind}, {"some": above}, {"some": direction}, {"some": 0.9}, {}, {"n": n}
+    )
+
+
+@pytest.mark.parametrize(
+    ("means", "broken"),
+    [
+        ({ORACLE: 1.0, RANDOM: 0.0}, ""),
+        ({ORACLE: 1.0, RANDOM: 0.0, "constant": float("nan")}, ""),
+        ({ORACLE: 1.0, RANDOM: 0.0, "25 % noise": 2.0}, ""),  # is no control
+        ({ORACLE: 1.0, RANDOM: 0.0, "edges": 1.1}, "edges ahead of the oracle"),
+        ({ORACLE: 0.5, RANDOM: 0.0, "edges": 0.4}, "centre, constant level with the oracle"),
+        (
+            {ORACLE: 1.0, RANDOM: 0.49, "edges": 0.48, "constant": 0.49},
+            "edges behind random; constant level with random",
+        ),
+        ({ORACLE: 0.0, RANDOM: 0.5}, "centre, edges, constant, random ahead of the oracle; "),
+        ({ORACLE: 1.0, RANDOM: float("nan")}, "random has no score"),
+    ],
+)
+def test_the_plain_criterion_looks_at_the_means_of_the_five_controls_alone(means, broken):
+    up = judgement(means)
+    down = judgement(
+        {who: -value for who, value in {**dict.fromkeys(IGNORANT, 0.5), **means}.items()}, direction="down"
+    )
+    for found in (up, down):
+        assert found.literal("some").startswith(broken or "holds")
+        assert bool(found.literally("some")) == bool(broken)
+        assert found.faults("some") == (), "the rule goes by leads"
+
+
+def test_a_metric_whose_oracle_leads_but_not_clearly_is_told_how_many_scenes_it_would_take():
+    assert judgement({}, {"centre": 3.01}).verdict("some") == "passes"
+    assert judgement({}, {"centre": 1.92}).verdict("some") == "oracle not first (some 64 scenes would tell)"
+    assert judgement({}, {"centre": 1.92, "edges": 2.5}).power("some") == "some 64 scenes would tell"
+    assert judgement({}, {"centre": 1.92, "25 % noise": -1.49}).power("some")
+    for behind in ({"centre": 0.0}, {"centre": -1.0}, {"centre": 1.92, "25 % noise": -1.51}):  # no number of them
+        assert judgement({}, behind).verdict("some") == "oracle not first"
+    assert judgement({}, above={"centre": -3.1}).verdict("some") == "random not last"
+    both = judgement({}, {"centre": 1.92}, {"edges": -3.1}).verdict("some")
+    assert both == "oracle not first, random not last (some 64 scenes would tell)"
+
+
+# Scenes that were kept back
+
+
+def test_verdicts_on_fresh_scenes_stand_beside_those_that_the_rule_was_settled_on(tmp_path):
+    good, poor = judgement({ORACLE: 1.0, RANDOM: 0.0}), judgement({ORACLE: 1.0, RANDOM: 0.0}, {"edges": 2.0})
+    fickle = evaluate.Judgement(*({"other": table["some"]} for table in tables(good)), {"gone": "why"}, {"seed": 7})
+    joined = replace(fickle, **{name: getattr(fickle, name) | getattr(poor, name) for name in TABLES})
+    first = replace(
+        joined, **{name: {key: getattr(good, name)["some"] for key in ("some", "other")} for name in TABLES}
+    )
+    found = JudgedTwice(replace(first, settings={"seed": 1000}), joined)
+    assert found.changed == ("some",)
+    assert found.order == ["other", "some"]
+    assert repr(found) == "JudgedTwice(2 and 1 of 2 metrics pass, 1 verdicts changed)"
+    lines = found.table().splitlines()
+    assert "settled on (seed 1000): AUROC" in lines[0]
+    assert "held out (seed 7): AUROC" in lines[0]
+    assert lines[2] == "| `other` ↑ | 0.90 | passes | holds | 0.90 | passes | holds |  |"
+    assert lines[3] == "| ~~some~~ ↑ | 0.90 | passes | holds | 0.90 | oracle not first | holds | **changed** |"
+    assert JudgedTwice.load(found.save(tmp_path / "twice.safetensors")).table() == found.table()
+    alone = JudgedTwice(good, fickle)
+    assert alone.table().splitlines()[3] == "| `some` ↑ | 0.90 | passes | holds | – | – | – |  |"
+    assert alone.changed == ()
+    assert alone.skipped == {"gone": "why"}
+
+
+TABLES = ("means", "behind_oracle", "above_random", "directions", "auroc")
+
+
+def tables(noun):
+    return [getattr(noun, name) for name in TABLES]
+
+
+def test_fresh_scenes_noise_and_controls_come_from_a_seed_that_nothing_was_settled_on(model, metric):
+    drawn = []
+
+    def game_of(seed):
+        drawn.append(seed)
+        return glass_game(model, data.scenes("shapes", 2, size=32, seed=seed, n_objects=2).images)
+
+    found = judge_twice(model, game_of, metric("right", on_what_matters))
+    assert drawn == [SETTLED, HELD_OUT] == [1000, 2026]
+    assert [noun.settings["seed"] for noun in (found.settled, found.fresh)] == drawn
+    assert found.settled.means["right"][RANDOM] != found.fresh.means["right"][RANDOM]
+    same = judge(model, game_of(HELD_OUT), {"right": {}}, seed=HELD_OUT)
+    assert same.means["right"] == found.fresh.means["right"]
+    with pytest.raises(BadInput, match="nothing is held out"):
+        judge_twice(model, game_of, {}, seeds=(HELD_OUT, HELD_OUT))
+
+
+def test_what_runs_by_default_leaves_the_scenes_that_are_kept_back_alone():
+    for function in (bench_truth, evaluate.quick_truth, judge):
+        assert signature(function).parameters["seed"].default != HELD_OUT
+    assert signature(bench_truth).parameters["seed"].default == SETTLED
+    assert str(HELD_OUT) in KEPT_BACK
+
+
 # Statistics
 
 
@@ -244,7 +359,7 @@ def test_values_that_only_rounding_tells_apart_are_tied_on_every_machine(game):
         return score_of("some", Result(value, torch.zeros(3), ("",) * 3), None, "up", {})
 
     def levelled_all(scores):
-        return levelled(scores, torch.ones(3, dtype=torch.bool))
+        return comparable(scores, torch.ones(3, dtype=torch.bool))
 
     first, tiny = torch.tensor([1.0, 1e-8, -4.0]), torch.tensor([1e-7, 1e-15, 4e-7])
     values = levelled_all({"a": score(first), "b": score(first + tiny), "c": score(2 * first)})
@@ -252,6 +367,9 @@ def test_values_that_only_rounding_tells_apart_are_tied_on_every_machine(game):
     torch.testing.assert_close(values["c"], 2 * first.double(), rtol=1e-4, atol=0)
     zeros = levelled_all({"a": score(torch.zeros(3)), "b": score(torch.zeros(3))})
     assert zeros["a"].tolist() == [0.0] * 3
+    endless = levelled_all({"a": score(torch.tensor([torch.inf, 1.0, -torch.inf])), "b": score(torch.ones(3))})
+    assert endless["a"].isfinite().tolist() == [False, True, False], "no number says how far ahead it is"
+    assert endless["b"].tolist() == pytest.approx([1.0] * 3)
 
 
 # What is given to metrics

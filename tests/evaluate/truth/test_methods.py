@@ -1,5 +1,6 @@
 """Maps against interventions: effects are differences of scores, the oracle is first, noise is not above chance."""
 
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -7,9 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from glasshouse import attribute, data, evaluate, zoo
-from glasshouse.core import BadInput, Model, NothingMatched, Preprocess
+from glasshouse.core import BadInput, Model, NothingMatched, Preprocess, Score
 from glasshouse.core.mask import blend
 from glasshouse.data import glass
+from glasshouse.evaluate.truth.effects import Responses, part_responses
+from glasshouse.evaluate.truth.leads import CLEAR, in_errors, least_lead, scenes_to_tell
 
 
 @pytest.fixture(scope="module")
@@ -23,8 +26,23 @@ def scenes() -> data.Scenes:
 
 
 @pytest.fixture(scope="module")
-def effects(model, scenes) -> evaluate.Effects:
-    return evaluate.part_effects(model, scenes)
+def responses(model, scenes) -> Responses:
+    return part_responses(model, scenes)
+
+
+@pytest.fixture(scope="module")
+def elsewhere(model, scenes) -> Responses:
+    return part_responses(model, scenes.do(background=7))
+
+
+@pytest.fixture(scope="module")
+def asked(responses, elsewhere) -> dict[str, Responses]:
+    return {"responses": responses, "elsewhere": elsewhere}
+
+
+@pytest.fixture(scope="module")
+def effects(responses) -> evaluate.Effects:
+    return responses.effects()
 
 
 def test_an_effect_is_the_fall_of_the_score_without_the_part(model, scenes, effects):
@@ -64,21 +82,24 @@ class Watcher(nn.Module):
         return torch.stack([red, -red], 1)
 
 
+def test_everything_that_stands_before_sky_and_ground_is_a_part(scenes, effects):
+    assert set(effects.parts) == set(scenes.part_names) - {"sky", "ground"}
+
+
 def test_a_model_that_ignores_a_part_gives_it_no_effect(scenes):
-    names = tuple(scenes.part_names)
     pre = Preprocess(size=(64, 64), mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
-    effects = evaluate.part_effects(Model(Watcher(), pre, ("left", "right")), scenes, 0)
+    parts = ("eye", "crown")  # which cast no shadow
+    effects = evaluate.part_effects(Model(Watcher(), pre, ("left", "right")), scenes, 0, parts=parts)
     right = torch.zeros(64, 64, dtype=torch.bool)
     right[:, 34:] = True
-    shadowless = [place for place, name in enumerate(effects.parts) if name in ("eye", "crown")]
-    for place in shadowless:
-        only_right = (effects.masks[:, place] <= right).flatten(1).all(1) & effects.effect[:, place].isfinite()
-        assert (effects.effect[only_right, place].abs() < 1e-5).all()
-    assert set(effects.parts) == set(names) - {"sky", "ground"}
+    unseen = (effects.masks <= right).flatten(2).all(2) & effects.effect.isfinite()
+    assert unseen.any()
+    assert (effects.effect[unseen].abs() < 1e-5).all()
+    assert (effects.effect[~unseen & effects.effect.isfinite()].abs() > 1e-5).any()
 
 
-def test_the_oracle_is_first_and_the_random_map_is_not_above_chance(model, scenes, effects):
-    result = evaluate.benchmark(model, scenes, {"saliency": attribute.saliency}, effects=effects)
+def test_the_oracle_is_first_and_the_random_map_is_not_above_chance(model, scenes, asked):
+    result = evaluate.benchmark(model, scenes, {"saliency": attribute.saliency}, **asked)
     assert result.ranking()[0] == "oracle"
     assert result.scores["oracle"]["importance"].mean == pytest.approx(1, abs=1e-5)
     assert "not above chance" in result.flags("random")
@@ -89,7 +110,7 @@ def test_the_oracle_is_first_and_the_random_map_is_not_above_chance(model, scene
     assert result.scores["oracle"]["pointing"].mean > 0.8
 
 
-def test_a_method_is_judged_by_its_values_whoever_wrote_it(model, scenes, effects):
+def test_a_method_is_judged_by_its_values_whoever_wrote_it(model, scenes, asked, effects):
     def covered(model: Model, images: Tensor, classes: Tensor) -> Tensor:
         """Each part covered by grey, one after the other: another way to ask what the parts are worth."""
         found = torch.zeros(len(images), 64, 64)
@@ -110,7 +131,7 @@ def test_a_method_is_judged_by_its_values_whoever_wrote_it(model, scenes, effect
         "insensitive": insensitive,
         "grad_cam": partial(attribute.grad_cam, layer="stages.1"),
     }
-    result = evaluate.benchmark(model, scenes, methods, effects=effects)
+    result = evaluate.benchmark(model, scenes, methods, **asked)
     assert result.scores["covered"]["importance"].mean > result.scores["edges"]["importance"].mean + 0.2
     assert result.flags("insensitive")[-1] == "class-insensitive"
     assert result.scores["insensitive"]["other_class"].mean == pytest.approx(1)
@@ -121,21 +142,102 @@ def test_a_method_is_judged_by_its_values_whoever_wrote_it(model, scenes, effect
     assert "| oracle |" in table
 
 
-def test_a_method_that_does_not_suit_is_noted(model, scenes, effects):
+def test_a_method_that_does_not_suit_is_noted(model, scenes, asked):
     def fails(model: Model, images: Tensor, classes: Tensor) -> Tensor:
         raise NothingMatched("no attention here.")
 
-    result = evaluate.benchmark(model, scenes, {"rollout": fails}, effects=effects)
+    result = evaluate.benchmark(model, scenes, {"rollout": fails}, **asked)
     assert result.skipped == {"rollout": "no attention here."}
     assert "rollout" not in result.scores
 
 
-def test_the_same_seed_gives_the_same_table_and_it_is_saved(model, scenes, effects, tmp_path):
-    first = evaluate.benchmark(model, scenes, {"saliency": attribute.saliency}, effects=effects, seed=3)
-    again = evaluate.benchmark(model, scenes, {"saliency": attribute.saliency}, seed=3)
+def test_what_the_model_was_asked_before_is_not_asked_again_whichever_the_class(
+    model, scenes, asked, responses, counted
+):
+    """Neither about the classes that win, nor about those that maps are compared with, nor before other backgrounds."""
+
+    def dark(model: Model, images: Tensor, classes: Tensor) -> Tensor:
+        return -images[:, 0]
+
+    sizes = counted(model.module)
+    classes = (responses.whole.argsort(1, descending=True)[:, 1]).tolist()
+    for target in (None, classes):
+        found = evaluate.benchmark(model, scenes, {"dark": dark}, **asked, target=target)
+        assert found.scores["oracle"]["importance"].mean == pytest.approx(1, abs=1e-5)
+    assert sizes == []
+    assert found.settings["target"] == classes
+
+
+def test_the_same_seed_gives_the_same_table_and_it_is_saved(model, tmp_path):
+    few = data.scenes("shapes", n=2, size=64, seed=5, n_objects=3)
+    first = evaluate.benchmark(
+        model, few, {"saliency": attribute.saliency}, responses=part_responses(model, few), seed=3
+    )
+    again = evaluate.benchmark(model, few, {"saliency": attribute.saliency}, seed=3)
     assert first.table() == again.table()
     back = evaluate.Benchmark.load(first.save(tmp_path / "b.safetensors"))
     assert back.table() == first.table()
+
+
+def test_a_class_that_was_chosen_is_the_one_that_is_explained(model, scenes, asked):
+    seen = []
+
+    def where_dark(model: Model, images: Tensor, classes: Tensor) -> Tensor:
+        seen.append(classes.tolist())
+        return -images[:, 0]
+
+    found = evaluate.benchmark(model, scenes, {"dark": where_dark}, **asked, target=3)
+    assert seen[0] == [3] * 6
+    assert not set(seen[1]) & {3}
+    assert found.settings["target"] == [3] * 6
+    shapes = data.scenes("shapes", 2, size=32, seed=3, n_objects=3)
+    evaluate.benchmark(glass.wired_classifier(), shapes, {"dark": where_dark}, target=1)
+    assert seen[3] == [1, 1]
+
+
+# What a lead over chance is worth
+
+
+def of_leads(*leads: float) -> evaluate.Benchmark:
+    """A method that is so far above the constant map in each scene."""
+
+    def score(name: str, values: Tensor) -> Score:
+        return Score(name, values, torch.zeros_like(values), None, "up", ("",) * len(values))
+
+    same = torch.linspace(-1, 1, len(leads))
+    tracks = {"constant": same, "some": same + torch.tensor(leads)}
+    return evaluate.Benchmark({who: {"importance": score("importance", v)} for who, v in tracks.items()})
+
+
+def test_a_method_is_above_chance_from_three_standard_errors_of_its_lead():
+    spread = [-1.0, 1.0] * 8
+    error = (16 / 15) ** 0.5 / 4  # standard deviation of plus and minus one, over the root of sixteen
+    for errors, flags in ((2.99, ("not above chance",)), (3.01, ())):
+        assert of_leads(*(each + errors * error for each in spread)).flags("some") == flags
+    found = of_leads(*spread)
+    assert found.note("some") == f"not above chance ({3.84 * error:.2f} more would be)"
+
+
+def test_the_lead_that_would_be_found_is_found_four_times_in_five_and_half_of_it_seldom():
+    draws = torch.randn(1000, 32, generator=torch.Generator().manual_seed(0))
+    shares = [
+        torch.tensor([in_errors(gap + part * 3.84 / 32**0.5) > CLEAR for gap in draws]).float().mean()
+        for part in (0, 0.5, 1)
+    ]
+    assert shares[0] < 0.01  # by luck
+    assert shares[1] < 0.2
+    assert float(shares[2]) == pytest.approx(0.8, abs=0.04)
+    assert least_lead(draws.flatten()[:32]) == pytest.approx(3.84 * float(draws.flatten()[:32].std()) / 32**0.5)
+
+
+def test_four_times_the_scenes_show_half_the_lead():
+    assert scenes_to_tell(3.84, 20) == pytest.approx(20)
+    assert scenes_to_tell(1.92, 20) == pytest.approx(80)
+    assert scenes_to_tell(0.0, 20) == scenes_to_tell(-2.0, 20) == torch.inf
+    assert in_errors(torch.tensor([1.0])) != in_errors(torch.tensor([1.0])), "one scene has no spread"
+    assert in_errors(torch.tensor([1.0, torch.inf, 1.0])) == torch.inf
+    assert in_errors(torch.tensor([-1.0, -1.0, torch.nan])) == -torch.inf
+    assert in_errors(torch.zeros(3)) == 0
 
 
 # Glass models and other people's methods
@@ -143,7 +245,7 @@ def test_the_same_seed_gives_the_same_table_and_it_is_saved(model, scenes, effec
 
 @pytest.fixture(scope="module")
 def shapes() -> data.Scenes:
-    return data.scenes("shapes", 10, size=32, seed=3, n_objects=3)
+    return data.scenes("shapes", 8, size=32, seed=3, n_objects=3)
 
 
 def test_a_glass_model_needs_no_drawing_and_its_oracle_is_right_on_every_track(shapes):
@@ -154,7 +256,7 @@ def test_a_glass_model_needs_no_drawing_and_its_oracle_is_right_on_every_track(s
     for track in ("importance", "shapley", "relevant_mass", "relevant_auc", "pointing", "contrast"):
         assert result.ranking(track)[0] == "oracle"
     assert result.checks["oracle"]["correctness"].mean == pytest.approx(1)
-    assert result.settings["n_game"] == 10
+    assert result.settings["n_game"] == 8
     assert "steady" not in result.tracks  # nothing says that a glass model ignores the background
 
 
@@ -171,7 +273,7 @@ def test_methods_of_captum_and_plain_functions_are_scored_in_the_same_table(shap
 
     def integrated(model: Model, images: Tensor, classes: Tensor) -> Tensor:
         shown = images.clone().requires_grad_()
-        found = captum.IntegratedGradients(model.module).attribute(shown, 0 * images, classes, n_steps=32)
+        found = captum.IntegratedGradients(model.module).attribute(shown, 0 * images, classes, n_steps=16)
         return found.sum(1).detach().float()
 
     def edges_of_one_class(model: Model, images: Tensor, classes: Tensor) -> Tensor:
@@ -182,7 +284,7 @@ def test_methods_of_captum_and_plain_functions_are_scored_in_the_same_table(shap
         "captum_integrated_gradients": integrated,
         "function": edges_of_one_class,
         "input_x_gradient": attribute.input_x_gradient,
-        "integrated_gradients": partial(attribute.integrated_gradients, n_steps=32),
+        "integrated_gradients": partial(attribute.integrated_gradients, n_steps=16),
     }
     result = evaluate.benchmark(glass.wired_classifier(), shapes, methods)
     assert not result.skipped
@@ -204,7 +306,7 @@ def test_a_method_that_is_exact_is_above_chance_where_the_constant_map_has_no_nu
     result = evaluate.benchmark(
         glass.null_channels(), shapes, {"exact": attribute.input_x_gradient, "noise": noise_of_a_seed}
     )
-    assert result.scores["constant"]["importance"].reason == ("constant_sums",) * 10
+    assert result.scores["constant"]["importance"].reason == ("constant_sums",) * 8
     assert result.scores["exact"]["importance"].mean == pytest.approx(1)
     assert result.flags("exact") == ()
     assert "not above chance" in result.flags("noise")
@@ -214,9 +316,9 @@ def noise_of_a_seed(model: Model, images: Tensor, classes: Tensor) -> Tensor:
     return torch.rand(len(images), *images.shape[2:], generator=torch.Generator().manual_seed(int(classes.sum())))
 
 
-def test_a_game_of_the_first_scenes_is_enough(model, scenes, effects, shapes):
+def test_a_game_of_the_first_scenes_is_enough(model, scenes, asked, shapes):
     game = evaluate.play(model, data.scenes("creatures", n=2, size=64, seed=5), ("head", "body", "tail"))
-    result = evaluate.benchmark(model, scenes, {"saliency": attribute.saliency}, effects=effects, game=game)
+    result = evaluate.benchmark(model, scenes, {"saliency": attribute.saliency}, **asked, game=game)
     assert len(result.scores["saliency"]["shapley"].value) == len(result.checks["saliency"]["completeness"].value) == 2
     assert len(result.scores["saliency"]["importance"].value) == 6
     assert result.settings["n_game"] == 2
@@ -226,32 +328,41 @@ def test_a_game_of_the_first_scenes_is_enough(model, scenes, effects, shapes):
     assert some.scores["oracle"]["importance"].value.shape == (4,)
 
 
-def test_backgrounds_that_move_are_asked_about_where_the_scenes_can_be_drawn_again(model, scenes, effects):
+def test_backgrounds_that_move_are_asked_about_where_the_scenes_can_be_drawn_again(model, scenes, asked):
     def where_red(model: Model, images: Tensor, classes: Tensor) -> Tensor:
         return images[:, 0]
 
     def same(model: Model, images: Tensor, classes: Tensor) -> Tensor:
         return torch.linspace(0, 1, 64 * 64).view(64, 64).expand(len(images), -1, -1)
 
-    result = evaluate.benchmark(model, scenes, {"where_red": where_red, "same": same}, effects=effects)
-    assert result.scores["same"]["steady"].mean == pytest.approx(0, abs=1e-6)
+    result = evaluate.benchmark(model, scenes, {"where_red": where_red, "same": same}, **asked)
+    assert result.scores["same"]["steady"].mean == pytest.approx(0, abs=1e-4)  # parts end a pixel elsewhere
     assert result.scores["where_red"]["steady"].mean > 0
     assert result.ranking("steady")[0] == "same"
 
 
-def test_what_does_not_belong_together_is_refused(model, scenes, effects):
+def test_what_does_not_belong_together_is_refused(model, scenes, asked, responses, effects, shapes):
     other = [(wanted + 1) % 12 for wanted in effects.target[:2]]
-    game = evaluate.play(model, data.scenes("creatures", n=2, size=64, seed=5), ("head",), other)
+    few = data.scenes("creatures", n=2, size=64, seed=5)
     with pytest.raises(BadInput, match="about other classes"):
-        evaluate.benchmark(model, scenes, {}, effects=effects, game=game)
-
-    class One(nn.Module):
-        def forward(self, inputs: Tensor) -> Tensor:
-            return inputs.mean((1, 2, 3))[:, None]
-
+        evaluate.benchmark(model, scenes, {}, **asked, game=evaluate.play(model, few, ("head",), other))
+    with pytest.raises(BadInput, match="responses to 6 scenes are not about these 2"):
+        evaluate.benchmark(model, few, {}, responses=responses)
+    with pytest.raises(BadInput, match="responses to 6 scenes are not about these 2"):
+        evaluate.benchmark(model, few, {}, elsewhere=responses)
+    with pytest.raises(BadInput, match="'constant' is the name of a control"):
+        evaluate.benchmark(model, scenes, {"constant": attribute.saliency}, **asked)
+    wired = glass.wired_classifier()
+    with pytest.raises(BadInput, match="of its logits, not of 'prob'"):
+        evaluate.benchmark(wired, shapes, {}, score="prob")
+    with pytest.raises(BadInput, match="about other classes"):
+        evaluate.benchmark(wired, shapes, {}, game=evaluate.glass_game(wired, shapes.images, 0), target=1)
+    with pytest.raises(BadInput, match="no track 'importants'"):
+        of_leads(0.0, 1.0).ranking("importants")
     pre = Preprocess(size=(64, 64), mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+    one = replace(responses, whole=responses.whole[:, :1], without=responses.without[..., :1])
     with pytest.raises(BadInput, match="one class only"):
-        evaluate.benchmark(Model(One(), pre, ("thing",)), data.scenes("creatures", n=1, size=64), {})
+        evaluate.benchmark(Model(Watcher(), pre, ("thing",)), scenes, {}, responses=one)
 
 
 @pytest.mark.slow

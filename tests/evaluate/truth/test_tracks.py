@@ -1,5 +1,7 @@
 """Tracks: what knows the model gets the best number, what does not is at chance, and every gap has its reason."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from scipy.stats import spearmanr
@@ -207,6 +209,51 @@ def test_a_map_that_stays_where_it_is_is_steady():
     assert steady(effects, maps, swapped).value.tolist() == pytest.approx([expected] * N)
     assert steady(effects, maps, -maps).value.tolist() == pytest.approx([2.0] * N)
     assert steady(effects, maps, 0 * maps).reason == ("zero_mass",) * N
+
+
+def test_maps_that_follow_their_parts_elsewhere_are_steady():
+    """The horizon has moved, and the third part with it: its sum is asked of where it is now."""
+    before = evaluate.Effects.of(game_of())
+    masks = before.masks.clone()
+    masks[:, 2] = False
+    masks[:, 2, 13:, 10:] = True
+    after = replace(before, masks=masks)
+    maps, moved = oracle(before.effect, before.masks), oracle(after.effect, after.masks)
+    assert steady(before, maps, moved, after).value.tolist() == pytest.approx([0.0] * N, abs=1e-6)
+    assert steady(before, maps, maps, after).mean > 0.01
+    assert steady(before, maps, moved).mean > 0.01
+
+
+def test_where_the_background_did_matter_nothing_is_said_of_the_map():
+    before = evaluate.Effects.of(game_of())
+    own = before.effect.clone()
+    own[0] *= 3  # the same shares
+    own[1, 1] += 1.5  # 1 - cosine is 0.03
+    own[2, 0] += 1  # 1 - cosine is 0.004
+    own[3] = own[3].flip(0)
+    own[4, 1] = torch.nan  # hidden there
+    own[5] = 0
+    after = replace(before, effect=own)
+    maps = oracle(before.effect, before.masks)
+    score = steady(before, maps, oracle(own, before.masks), after)
+    assert score.reason == ("", "effects_moved", "", "effects_moved", "", "zero_mass")
+    for n in (1, 2):
+        a, b = before.effect[n].double(), own[n].double()
+        assert float(score.extras["truth"][n]) == pytest.approx(1 - float(a @ b / a.norm() / b.norm()), abs=1e-6)
+    assert float(score.value[2]) == pytest.approx(float(score.extras["truth"][2]), abs=1e-6)  # the oracle moves alike
+    assert score.value[[0, 4]].tolist() == pytest.approx([0.0] * 2, abs=1e-6)
+
+
+def test_what_rounding_tells_apart_is_tied_in_the_ranking():
+    """Two parts that the model does not use, whose effects are the last bits of a sum."""
+    masks = torch.zeros(2, 4, H, W, dtype=torch.bool)
+    for part in range(4):
+        masks[:, part, 4 * part : 4 * part + 4] = True
+    game = game_of((3.0, 1.0, 0.0, 0.0), 2, masks)
+    effects = evaluate.Effects.of(game)
+    effects.effect[:, 2:] = torch.tensor([[1e-7, -1e-7], [-1e-7, 1e-7]])
+    maps = oracle(torch.tensor([[3.0, 1.0, 2e-8, -1e-8]]).expand(2, 4), masks)
+    assert map_tracks(effects, maps)["importance"].value.tolist() == pytest.approx([1.0] * 2)
 
 
 # Reasons

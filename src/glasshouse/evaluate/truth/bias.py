@@ -19,14 +19,13 @@ from glasshouse.core import (
     PerImage,
     borrow,
     generator,
-    in_chunks,
     resize,
     steps,
 )
-from glasshouse.core.target import logits
 from glasshouse.data import Scenes
 from glasshouse.evaluate.truth.controls import ignorant
-from glasshouse.evaluate.truth.methods import MapOf, values_of
+from glasshouse.evaluate.truth.games import answers_to
+from glasshouse.evaluate.truth.methods import MapOf, apart, values_of
 
 BIASED, CLEAN = 0.3, 0.05
 """From which reliance a model counts as biased, and below which as clean; those between are left out."""
@@ -85,8 +84,7 @@ def predictions(model: Model, scenes: Scenes, chunk: int = 64) -> Int[Tensor, " 
     """The class that wins in each scene."""
     images = model.preprocess.normalise(scenes.images)
     with borrow(model, images) as network, torch.no_grad():
-        found = [out for _, out in in_chunks(lambda r: logits(network(images[r])), len(images), chunk)]
-    return torch.cat(found).argmax(1)
+        return answers_to(network, images, chunk).argmax(1)
 
 
 def shortcut_reliance(model: Model, scenes: Scenes) -> float:
@@ -125,6 +123,7 @@ def bias_detection(
             out.
         reliance: by model, where it was measured before; else `shortcut_reliance` of these scenes.
     """
+    apart(methods)
     for name, (_, scenes) in models.items():
         if not bool(scenes.shortcut_mask.any()):
             raise BadInput(
@@ -184,8 +183,8 @@ def all_maps(
 
 def mass_on(maps: Maps, mask: Bool[Tensor, "n h w"]) -> PerImage:
     """The share of positive values inside a mask, less the mask's share of pixels; not-a-number where none is."""
-    positive, inside = maps.clamp(min=0).flatten(1), mask.to(maps.device).flatten(1)
-    return (positive * inside).sum(1) / positive.sum(1) - inside.sum(1) / inside.shape[1]
+    positive, inside = maps.clamp(min=0).flatten(1).double(), mask.to(maps.device).flatten(1)
+    return (positive * inside).sum(1) / positive.sum(1) - inside.double().mean(1)
 
 
 def area(above: list[float], below: list[float]) -> float:

@@ -30,7 +30,7 @@ def ignorant(images: Images, seed: int) -> dict[str, Maps]:
 
 
 def blurred_oracle(truth: Maps, share: float, seed: int) -> Maps:
-    """The oracle with noise: `1 - share` of its own standard deviation, `share` of a random map's, smoothed alike."""
+    """The oracle with noise: `1 - share` of it, and `share` of normal noise with its own standard deviation."""
     noise = torch.randn(truth.shape, generator=generator(seed)).to(truth)
     spread = truth.flatten(1).std(1).clamp(min=1e-12)[:, None, None]
     return (1 - share) * truth + share * spread * noise

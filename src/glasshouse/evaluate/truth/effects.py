@@ -7,12 +7,14 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from glasshouse.core import BadInput, Images, Model, Noun, PerImage, Reading, borrow, in_chunks, select, steps
-from glasshouse.core.target import logits, resolve
+from glasshouse.core import BadInput, Images, Model, Noun, PerImage, Reading, borrow, select, steps
+from glasshouse.core.target import resolve
 from glasshouse.data import Scenes
-from glasshouse.evaluate.truth.games import PartGame, that_matter, visible
+from glasshouse.data.glass import Glass
+from glasshouse.evaluate.truth.games import PartGame, answers_to, glass_game, that_matter, visible
 
 CANVAS = ("sky", "ground")
+ELSEWHERE = 7  # the seed of the backgrounds that scenes are moved to
 
 
 @dataclass(frozen=True, repr=False)
@@ -65,9 +67,9 @@ class Responses:
         """What each part is worth for one class of each scene; None takes the first."""
         classes = resolve(target, self.whole)
         clean = select(self.whole, classes, score)
-        drops = [clean - select(self.without[:, part], classes, score) for part in range(len(self.parts))]
-        effect = torch.where(visible(self.masks), torch.stack(drops, 1), torch.nan)
-        relevant = that_matter(effect, self.masks)
+        rest = torch.stack([select(self.without[:, part], classes, score) for part in range(len(self.parts))], 1)
+        effect = torch.where(visible(self.masks), clean[:, None] - rest, torch.nan)
+        relevant = that_matter(effect, self.masks, torch.maximum(clean.abs(), rest.abs().amax(1)))
         return Effects(effect, self.masks, relevant, self.parts, tuple(classes.tolist()), self.images, clean)
 
 
@@ -83,12 +85,9 @@ def part_responses(model: Model, scenes: Scenes, parts: Sequence[str] | None = N
         raise BadInput("no part was named.", f"Scenes of '{scenes.preset}' have {', '.join(scenes.part_names)}.")
     images, bare = model.preprocess.normalise(scenes.images), replace(scenes, with_labels=False)
     with borrow(model, images) as network, torch.no_grad():
-
-        def ask(shown: Images) -> Float[Tensor, "n k"]:
-            return torch.cat([out for _, out in in_chunks(lambda r: logits(network(shown[r])), len(shown), chunk)])
-
-        whole = ask(images)
-        without = [ask(model.preprocess.normalise(bare.do(remove=names[p]).images)) for p in steps(len(names))]
+        whole = answers_to(network, images, chunk)
+        shown = (model.preprocess.normalise(bare.do(remove=names[p]).images) for p in steps(len(names)))
+        without = [answers_to(network, each, chunk) for each in shown]
     return Responses(
         whole, torch.stack(without, 1), scenes.masks[:, [scenes.part(n) for n in names]], tuple(names), images
     )
@@ -114,3 +113,29 @@ def part_effects(
         chunk: images per forward pass.
     """
     return part_responses(model, scenes, parts, chunk).effects(target, score)
+
+
+def effects_elsewhere(
+    model: Model,
+    scenes: Scenes,
+    effects: Effects,
+    *,
+    background: str | int = ELSEWHERE,
+    score: Reading = "logit",
+    chunk: int = 64,
+) -> Effects:
+    """What the same parts are worth to the same classes where the surroundings, which should not matter, are others.
+
+    Whether they do is seen in the effects: `steady` leaves out the scenes where they moved. For a glass model all that
+    is in no region turns black, which leaves its scores as they are.
+
+    Args:
+        scenes, effects: as they were, and what `part_effects` said of them.
+        background: as `Scenes.do` takes it.
+    """
+    target = list(effects.target)
+    if isinstance(model, Glass):
+        bare = effects.images * model.truth.pixels(effects.images)[:, None]
+        return Effects.of(glass_game(model, bare, target))
+    moved = scenes.do(background=background)
+    return part_effects(model, moved, target, parts=effects.parts, score=score, chunk=chunk)

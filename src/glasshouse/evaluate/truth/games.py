@@ -11,7 +11,7 @@ from functools import cached_property
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from glasshouse.core import BadInput, Images, Model, Noun, PerImage, Reading, borrow, in_chunks, select, steps
 from glasshouse.core.target import logits, resolve
@@ -20,7 +20,10 @@ from glasshouse.data.glass import Glass
 from glasshouse.evaluate.faithfulness.players import MOST_PLAYERS, shapley_values
 
 LEAST_PIXELS = 4
-SHARE = 0.1
+SHARE, IDLE = 0.1, 0.01
+"""Of the scene's largest effect: from where a part matters, and below which it is idle."""
+
+ROUNDING = 1e-5  # of the largest value: what is nearer together may differ by rounding alone
 
 
 @dataclass(frozen=True, repr=False)
@@ -60,14 +63,19 @@ class PartGame(Noun):
         return visible(self.masks)
 
     @cached_property
+    def gains(self) -> Float[Tensor, "n p m"]:
+        """What each part adds to the score in every choice of the others, all of them last."""
+        sets = torch.arange(self.worth.shape[1])
+        others = [sets[(sets >> part & 1) == 0] for part in range(len(self.parts))]
+        return torch.stack([self.worth[:, c | 1 << part] - self.worth[:, c] for part, c in enumerate(others)], 1)
+
+    @cached_property
     def effect(self) -> Float[Tensor, "n p"]:
         """The fall of the score when one part is not drawn; not-a-number where it cannot be seen anyway.
 
         D_p = v(all) - v(all without p)
         """
-        every = self.worth.shape[1] - 1
-        single = torch.stack([self.worth[:, every] - self.worth[:, every ^ 1 << p] for p in range(len(self.parts))], 1)
-        return torch.where(self.seen, single, torch.nan)
+        return torch.where(self.seen, self.gains[:, :, -1], torch.nan)
 
     @cached_property
     def shapley(self) -> Float[Tensor, "n p"]:
@@ -77,37 +85,38 @@ class PartGame(Noun):
     @cached_property
     def banzhaf(self) -> Float[Tensor, "n p"]:
         """Banzhaf value of each part: its mean effect over all choices of the others."""
-        sets = torch.arange(self.worth.shape[1])
-        values = list[Tensor]()
-        for part in range(len(self.parts)):
-            rest = sets[(sets >> part & 1) == 0]
-            values.append((self.worth[:, rest | 1 << part] - self.worth[:, rest]).mean(1))
-        return torch.stack(values, 1)
+        return self.gains.mean(2)
 
     @cached_property
     def relevant(self) -> Bool[Tensor, "n h w"]:
         """The pixels of the parts that matter: their effect is at least a tenth of the scene's largest."""
-        return that_matter(self.effect, self.masks)
+        return that_matter(self.effect, self.masks, self.worth.abs().amax(1))
 
     @cached_property
     def idle(self) -> Bool[Tensor, "n p"]:
-        """Seen parts that no choice of the others makes matter: every effect is under a hundredth of the largest."""
-        sets = torch.arange(self.worth.shape[1])
-        most = list[Tensor]()
-        for part in range(len(self.parts)):
-            rest = sets[(sets >> part & 1) == 0]
-            most.append((self.worth[:, rest | 1 << part] - self.worth[:, rest]).abs().amax(1))
-        largest = torch.stack(most, 1)
-        return self.seen & (largest < 0.01 * largest.amax(1, keepdim=True))
+        """Seen parts that no choice of the others makes matter: every effect is under a hundredth of the largest.
+
+        All of them are where the score moves by no more than rounding.
+        """
+        most = self.gains.abs().amax(2)
+        least = (IDLE * most.amax(1)).clamp(min=ROUNDING * self.worth.abs().amax(1))[:, None]
+        return self.seen & ((most < least) | (most == 0))
+
+    @cached_property
+    def smallest(self) -> Bool[Tensor, "n s"]:
+        """The choices that keep the model's answer whatever else is gone, and can spare no part."""
+        sets, within, less = torch.arange(self.kept.shape[1]), self.kept.clone(), torch.zeros_like(self.kept)
+        with_part = [sets[(sets >> part & 1) == 1] for part in range(len(self.parts))]
+        for part, those in enumerate(with_part):  # whether the choice, or one within it, keeps the answer
+            within[:, those] |= within[:, those ^ 1 << part]
+        for part, those in enumerate(with_part):
+            less[:, those] |= within[:, those ^ 1 << part]
+        return self.kept & ~less
 
     def sufficient(self, image: int) -> tuple[tuple[int, ...], ...]:
-        """The smallest sets of parts that keep the model's answer whatever else is gone: no part can be spared."""
-        count, found = len(self.parts), list[int]()
-        numbers = sorted(range(2**count), key=lambda number: number.bit_count())
-        for number in numbers:
-            if bool(self.kept[image, number]) and not any(number & smaller == smaller for smaller in found):
-                found.append(number)
-        return tuple(tuple(p for p in range(count) if number >> p & 1) for number in found)
+        """The parts of each of the `smallest` choices of one scene, the fewest first."""
+        numbers = sorted(self.smallest[image].nonzero()[:, 0].tolist(), key=int.bit_count)
+        return tuple(tuple(p for p in range(len(self.parts)) if number >> p & 1) for number in numbers)
 
     def choice(self, chosen: Bool[Tensor, "n p"]) -> Int[Tensor, " n"]:
         """The number of a choice of parts in each scene."""
@@ -119,11 +128,20 @@ def visible(masks: Bool[Tensor, "n p h w"]) -> Bool[Tensor, "n p"]:
     return masks.flatten(2).sum(2) >= LEAST_PIXELS
 
 
-def that_matter(effect: Float[Tensor, "n p"], masks: Bool[Tensor, "n p h w"]) -> Bool[Tensor, "n h w"]:
-    """The pixels of the parts whose effect is at least a tenth of the scene's largest."""
+def that_matter(effect: Float[Tensor, "n p"], masks: Bool[Tensor, "n p h w"], size: PerImage) -> Bool[Tensor, "n h w"]:
+    """The pixels of the parts whose effect is at least a tenth of the scene's largest.
+
+    Args:
+        size: of the scene's scores; what is lost in their rounding does not matter.
+    """
     known = effect.nan_to_num()
-    matters = known >= (SHARE * known.amax(1, keepdim=True)).clamp(min=1e-6)
-    return (masks & matters[:, :, None, None]).any(1)
+    least = (SHARE * known.amax(1)).clamp(min=ROUNDING * size)
+    return (masks & ((known >= least[:, None]) & (known > 0))[:, :, None, None]).any(1)
+
+
+def answers_to(network: nn.Module, images: Images, chunk: int) -> Float[Tensor, "n k"]:
+    """Class scores of many images, some at a time."""
+    return torch.cat([found for _, found in in_chunks(lambda r: logits(network(images[r])), len(images), chunk)])
 
 
 def still_first(
@@ -157,20 +175,19 @@ def play(
     """
     if not 1 <= len(parts) <= MOST_PLAYERS:
         raise BadInput(f"{len(parts)} parts make {2 ** len(parts)} renderings.", f"Take 1…{MOST_PLAYERS} parts.")
+    if len(set(parts)) < len(parts):
+        raise BadInput(f"a part is named twice in {', '.join(parts)}.", "Name each once.")
     masks, bare = scenes.masks[:, [scenes.part(name) for name in parts]], replace(scenes, with_labels=False)
     images, every = model.preprocess.normalise(scenes.images), 2 ** len(parts) - 1
     with borrow(model, images) as network, torch.no_grad():
-
-        def ask(shown: Images) -> Tensor:
-            return torch.cat([out for _, out in in_chunks(lambda r: logits(network(shown[r])), len(shown), chunk)])
-
-        whole = ask(images)
+        whole = answers_to(network, images, chunk)
         classes = resolve(target, whole)
         worth = torch.empty(len(images), every + 1, dtype=whole.dtype, device=whole.device)
         kept = torch.empty(len(images), every + 1, dtype=torch.bool, device=whole.device)
         for number in steps(every + 1):
             gone = [name for place, name in enumerate(parts) if not number >> place & 1]
-            output = ask(model.preprocess.normalise(bare.do(remove=gone).images)) if gone else whole
+            shown = bare.do(remove=gone).images if gone else None
+            output = whole if shown is None else answers_to(network, model.preprocess.normalise(shown), chunk)
             worth[:, number], kept[:, number] = select(output, classes, score), still_first(output, classes, whole)
     return PartGame(worth, kept, masks, tuple(parts), tuple(classes.tolist()), images)
 

@@ -2,20 +2,25 @@
 
 import json
 from collections.abc import Callable, Mapping
+from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from glasshouse.core import BadInput
 from glasshouse.data import scenes
 from glasshouse.data.glass import Glass, null_channels, wired_classifier
 from glasshouse.evaluate.truth.bias import BiasDetection
 from glasshouse.evaluate.truth.games import glass_game
-from glasshouse.evaluate.truth.judging import Judgement, judge
+from glasshouse.evaluate.truth.judgements import JudgedTwice, Judgement
+from glasshouse.evaluate.truth.judging import judge
 from glasshouse.evaluate.truth.methods import Benchmark, MapOf, benchmark
 
 SCHEMA = 1
 LEAST, ERRORS = 0.02, 2.0
 """A value may move by two of its standard errors, and by 0.02 in any case: rounding differs between machines."""
+
+Means: TypeAlias = Mapping[str, tuple[float, float]]
+"""Numbers by name, each with its standard error."""
 
 QUICK_PX = 32
 GLASS: Mapping[str, Callable[[], Glass]] = {"wired_classifier": wired_classifier, "null_channels": null_channels}
@@ -34,13 +39,18 @@ def quick_truth(methods: Mapping[str, MapOf], *, n: int = 24, seed: int = 3) -> 
     return found | {"metrics": judge(wired, glass_game(wired, two.images), seed=seed)}
 
 
-def numbers(results: Mapping[str, Benchmark | Judgement | BiasDetection]) -> dict[str, Any]:
+def numbers(results: "Mapping[str, Benchmark | Judgement | JudgedTwice | BiasDetection | Means]") -> dict[str, Any]:
     """Every mean of some results with the tolerance it is held to, ready for JSON."""
     return {"schema": SCHEMA, "values": {f"{part}/{k}": v for part, noun in results.items() for k, v in rows(noun)}}
 
 
-def rows(noun: Benchmark | Judgement | BiasDetection) -> list[tuple[str, dict[str, float]]]:
-    """The values of one result by name."""
+def rows(noun: "Benchmark | Judgement | JudgedTwice | BiasDetection | Means") -> list[tuple[str, dict[str, float]]]:
+    """The values of one result by name; what has none is left out."""
+    if isinstance(noun, Mapping):
+        return [(name, value(*pair)) for name, pair in noun.items() if isfinite(pair[0])]
+    if isinstance(noun, JudgedTwice):
+        both = {"settled": noun.settled, "fresh": noun.fresh}
+        return [(f"{kind}/{name}", entry) for kind, one in both.items() for name, entry in rows(one)]
     if isinstance(noun, Benchmark):
         tables = {"": noun.scores, "check/": noun.checks}
         return [
@@ -56,8 +66,7 @@ def rows(noun: Benchmark | Judgement | BiasDetection) -> list[tuple[str, dict[st
 
 def value(mean: float, error: float) -> dict[str, float]:
     """A mean and how far a later one may lie from it."""
-    known = error == error
-    return {"mean": round(mean, 4), "tolerance": round(max(LEAST, ERRORS * error if known else 0.0), 4)}
+    return {"mean": round(mean, 4), "tolerance": round(max(LEAST, ERRORS * error if isfinite(error) else 0.0), 4)}
 
 
 def differences(new: Mapping[str, Any], old: Mapping[str, Any]) -> list[str]:

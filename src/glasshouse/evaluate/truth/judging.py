@@ -5,8 +5,7 @@ given the same maps: the oracle, which spreads what each part is worth over its 
 noise; and the controls, which know nothing.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -20,7 +19,6 @@ from glasshouse.core import (
     Info,
     Maps,
     Model,
-    Noun,
     PerImage,
     Score,
     find_method,
@@ -29,13 +27,13 @@ from glasshouse.core import (
 from glasshouse.core.result import Direction
 from glasshouse.evaluate.baselines import substrate
 from glasshouse.evaluate.engine import Answers
-from glasshouse.evaluate.truth.controls import IGNORANT, blurred_oracle, ignorant, oracle
+from glasshouse.evaluate.truth.controls import blurred_oracle, ignorant, oracle
 from glasshouse.evaluate.truth.games import PartGame
-from glasshouse.evaluate.truth.tracks import ROUNDING, flat
+from glasshouse.evaluate.truth.judgements import HELD_OUT, ORACLE, RANDOM, SETTLED, JudgedTwice, Judgement
+from glasshouse.evaluate.truth.leads import in_errors
+from glasshouse.evaluate.truth.tracks import flat, levelled
 
 NOISE = (0.25, 0.5, 0.75)
-CLEAR = 3.0  # standard errors
-ORACLE, RANDOM = "oracle", "random"
 
 JUDGED: Mapping[str, Mapping[str, Any]] = {
     "srg": {"n_steps": 8},
@@ -67,58 +65,6 @@ JUDGED: Mapping[str, Mapping[str, Any]] = {
 }
 """The metrics that are judged, with settings for scenes of 32 to 64 pixels. Those of a map's shape alone are not: a dot
 in the corner is as concise as can be."""
-
-
-@dataclass(frozen=True, repr=False)
-class Judgement(Noun):
-    """How each metric ranks maps whose worth is known.
-
-    Args:
-        means: by metric, by map: the mean over images.
-        behind_oracle: by metric, by map: how far behind the oracle, in standard errors of the mean difference over
-            images; below 0 is ahead of it.
-        above_random: the same, ahead of the random map.
-        directions: whether a metric goes up or down with quality.
-        auroc: by metric, the chance that it puts the map with less noise ahead, image by image; 0.5 is a coin.
-        skipped: metrics that could not be computed, and why.
-    """
-
-    means: dict[str, dict[str, float]]
-    behind_oracle: dict[str, dict[str, float]]
-    above_random: dict[str, dict[str, float]]
-    directions: dict[str, str]
-    auroc: dict[str, float]
-    skipped: dict[str, str] = field(default_factory=dict[str, str])
-    settings: dict[str, Any] = field(default_factory=dict[str, Any])
-
-    def __repr__(self) -> str:
-        return f"Judgement({len(self.passing)} of {len(self.means)} metrics pass)"
-
-    @property
-    def passing(self) -> tuple[str, ...]:
-        """Metrics that put the oracle first and noise last."""
-        return tuple(name for name in self.means if not self.faults(name))
-
-    def faults(self, name: str) -> tuple[str, ...]:
-        """What speaks against a metric: "oracle not first", "random not last"."""
-        behind, above, found = self.behind_oracle[name], self.above_random[name], list[str]()
-        if any(gap < -CLEAR for gap in behind.values()) or any(behind.get(who, CLEAR) < CLEAR for who in IGNORANT):
-            found.append("oracle not first")
-        if RANDOM not in behind or any(gap < -CLEAR for who, gap in above.items() if who != "constant"):
-            found.append("random not last")
-        return tuple(found)
-
-    def table(self) -> str:
-        """The table in Markdown, metrics that pass first, the others struck through."""
-        maps = list(next(iter(self.means.values()), ()))
-        lines = [f"| metric | {' | '.join(maps)} | AUROC | |", "|---" * (len(maps) + 3) + "|"]
-        for name in sorted(self.means, key=lambda name: (bool(self.faults(name)), -self.auroc[name])):
-            arrow = {"up": " ↑", "down": " ↓"}.get(self.directions[name], "")
-            cells = [f"{v:.3g}" if (v := self.means[name][who]) == v else "–" for who in maps]
-            faults = ", ".join(self.faults(name))
-            shown = f"~~{name}~~" if faults else f"`{name}`"
-            lines.append(f"| {shown}{arrow} | {' | '.join(cells)} | {self.auroc[name]:.2f} | {faults or 'passes'} |")
-        return "\n".join(lines) + "\n"
 
 
 def judge(
@@ -157,9 +103,10 @@ def judge(
         except GlasshouseError as error:
             found.skipped[name] = str(error)
             continue
-        values, direction = levelled(scores, told), scores[ORACLE].direction
+        values, direction = comparable(scores, told), scores[ORACLE].direction
         if bool(values[ORACLE].isnan().all()):
-            found.skipped[name] = next(why for why, so in zip(scores[ORACLE].reason, told.tolist(), strict=True) if so)
+            why = next(why for why, so in zip(scores[ORACLE].reason, told.tolist(), strict=True) if so)
+            found.skipped[name] = why or "not_finite"
             continue
         found.means[name] = {who: float(value.nanmean()) for who, value in values.items()}
         found.behind_oracle[name] = leads(values[ORACLE], values, direction, 1)
@@ -170,26 +117,47 @@ def judge(
     return found
 
 
-def levelled(scores: Mapping[str, Score], told: Bool[Tensor, " n"]) -> dict[str, PerImage]:
-    """The values of each map where something is known of the scene.
+def judge_twice(
+    model: Model,
+    game_of: Callable[[int], PartGame],
+    metrics: Mapping[str, Mapping[str, Any]] = JUDGED,
+    *,
+    baseline: float | int | str = 0.0,
+    seeds: tuple[int, int] = (SETTLED, HELD_OUT),
+) -> JudgedTwice:
+    """Judge metrics on the scenes that the rule was settled on, and on scenes that were kept back.
+
+    A verdict that changes was luck on one side. Fresh scenes answer for the draw of scenes and noise alone: model,
+    kind of scenes and settings are those that the rule was settled with.
+
+    Args:
+        game_of: draws scenes from a seed, and says what is known of them.
+        baseline: as for `judge`.
+        seeds: of scenes, controls and metrics; first those that the rule was settled on.
+    """
+    if seeds[0] == seeds[1]:
+        raise BadInput(f"seed {seeds[0]} was given twice, so nothing is held out.", f"The second is {HELD_OUT}.")
+    return JudgedTwice(*(judge(model, game_of(seed), metrics, baseline=baseline, seed=seed) for seed in seeds))
+
+
+def comparable(scores: Mapping[str, Score], told: Bool[Tensor, " n"]) -> dict[str, PerImage]:
+    """The values of each map where something is known of the scene, and where they are finite.
 
     They go in steps of what rounding can do, so that equal maps are equal on every machine.
     """
-    values = {who: torch.where(told.cpu(), score.value.double(), torch.nan) for who, score in scores.items()}
-    largest = torch.stack(list(values.values())).abs().nan_to_num(posinf=0.0).amax(0)
-    step = (ROUNDING * largest).clamp(min=1e-300)
-    return {who: (value / step).round() * step for who, value in values.items()}
+    values = torch.stack([score.value for score in scores.values()], 1)
+    known = told.cpu()[:, None] & values.isfinite()
+    steps = torch.where(known, levelled(torch.where(known, values, 0.0)), torch.nan)
+    return dict(zip(scores, steps.unbind(1), strict=True))
 
 
 def leads(first: PerImage, values: Mapping[str, PerImage], direction: Direction, sign: int) -> dict[str, float]:
     """How far one map is ahead of each other one, in standard errors of the mean difference; 0 where all are equal."""
     found = dict[str, float]()
     for who, others in values.items():
-        gap = (sign if direction != "down" else -sign) * (first - others).double()
-        gap = gap[gap.isfinite()]
-        if len(gap) > 1 and not (who == RANDOM and sign < 0):
-            mean, error = float(gap.mean()), float(gap.std()) / len(gap) ** 0.5
-            found[who] = mean / error if error > 0 else 0.0 if mean == 0 else float("inf") * mean
+        lead = in_errors((sign if direction != "down" else -sign) * (first - others))
+        if lead == lead and not (who == RANDOM and sign < 0):
+            found[who] = lead
     return found
 
 

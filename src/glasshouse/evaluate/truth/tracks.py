@@ -16,7 +16,7 @@ from glasshouse.evaluate.localisation.masks import areas, reasons
 from glasshouse.evaluate.localisation.sorting import areas_of, sorted_with
 from glasshouse.evaluate.metric import Result, score_of
 from glasshouse.evaluate.truth.effects import Effects
-from glasshouse.evaluate.truth.games import PartGame
+from glasshouse.evaluate.truth.games import ROUNDING, PartGame
 
 
 @dataclass(frozen=True)
@@ -46,15 +46,20 @@ TRACKS: Mapping[str, Track] = {
 }
 """What `benchmark` asks, in the order of its columns; `protocol` has more."""
 
-ROUNDING = 1e-5  # of the largest value
+STILL = 0.02
+"""What the parts are worth counts as unchanged if 1 - cosine of before and after is no more."""
 
 
 def track(
-    name: str, value: PerImage, causes: Mapping[str, Bool[Tensor, " n"]], stderr: PerImage | None = None
+    name: str,
+    value: PerImage,
+    causes: Mapping[str, Bool[Tensor, " n"]],
+    stderr: PerImage | None = None,
+    extras: Mapping[str, Tensor] | None = None,
 ) -> Score:
     """One number per scene as a score; `causes` says where it has none, and why: the first that holds."""
-    error = torch.zeros_like(value) if stderr is None else stderr
-    return score_of(name, Result(value, error, reasons(causes)), TRACKS[name].chance, TRACKS[name].direction, {})
+    error, known = torch.zeros_like(value) if stderr is None else stderr, TRACKS[name]
+    return score_of(name, Result(value, error, reasons(causes), dict(extras or {})), known.chance, known.direction, {})
 
 
 def broken(*values: Tensor) -> dict[str, Bool[Tensor, " n"]]:
@@ -67,6 +72,26 @@ def flat(maps: Maps) -> Bool[Tensor, " n"]:
     return maps.flatten(1).amax(1) == maps.flatten(1).amin(1)
 
 
+def levelled(values: Float[Tensor, "n p"], size: Float[Tensor, "n 1"] | None = None) -> Float[Tensor, "n p"]:
+    """Values in steps of what rounding can do, so that those which only rounding tells apart are tied.
+
+    Args:
+        size: of the numbers that these were made of; None takes the largest of each row.
+    """
+    values = values.nan_to_num().double()
+    step = (ROUNDING * (values.abs().amax(1, keepdim=True) if size is None else size)).clamp(min=1e-300)
+    return (values / step).round() * step
+
+
+def ranked(
+    mass: Float[Tensor, "n p"], effect: Float[Tensor, "n p"], seen: Bool[Tensor, "n p"]
+) -> tuple[PerImage, PerImage, dict[str, Bool[Tensor, " n"]]]:
+    """Rank correlation over the parts that are seen, its error, and why there is none."""
+    effect = levelled(effect)
+    rho, stderr = spearman_over(levelled(mass), effect, seen)
+    return rho, stderr, unranked(effect, seen, rho)
+
+
 def unranked(effect: Float[Tensor, "n p"], seen: Bool[Tensor, "n p"], rho: PerImage) -> dict[str, Bool[Tensor, " n"]]:
     """Why there is no rank correlation over the parts that are seen."""
     high, low = (torch.where(seen, effect, edge) for edge in (-torch.inf, torch.inf))
@@ -74,7 +99,7 @@ def unranked(effect: Float[Tensor, "n p"], seen: Bool[Tensor, "n p"], rho: PerIm
     return {"few_parts": seen.sum(1) < FEWEST_PARTS, "constant_score": still, "constant_sums": ~rho.isfinite()}
 
 
-def map_tracks(effects: Effects, maps: Maps, game: PartGame | None = None, seed: int = 0) -> dict[str, Score]:
+def map_tracks(effects: Effects, maps: Maps, game: PartGame | None = None) -> dict[str, Score]:
     """Every track that looks at one map of each scene.
 
     Args:
@@ -85,10 +110,10 @@ def map_tracks(effects: Effects, maps: Maps, game: PartGame | None = None, seed:
     uneven = bad | {"empty_mask": ~relevant.any(1), "full_mask": relevant.all(1)}
     positive, seen = maps.clamp(min=0).flatten(1), effects.effect.isfinite()
     total = positive.sum(1)
-    rho, stderr = spearman_over(part_mass(maps, effects.masks).to(maps), effects.effect, seen, seed)
+    rho, stderr, unknown = ranked(part_mass(maps, effects.masks), effects.effect, seen)
     on = (positive * relevant).sum(1) / total
     found = {
-        "importance": track("importance", rho, bad | unranked(effects.effect, seen, rho), stderr),
+        "importance": track("importance", rho, bad | unknown, stderr),
         "relevant_mass": track("relevant_mass", on - area, uneven | {"no_positive": total <= 0}),
         "relevant_auc": track("relevant_auc", auc(maps.flatten(1), relevant), uneven),
         "pointing": track("pointing", hits(maps, relevant) - area, uneven | {"constant_map": flat(maps)}),
@@ -140,7 +165,7 @@ def other_class(values: Tensor, others: Tensor) -> Score:
     return track("other_class", alike, broken(values, others) | {"zero_mass": nothing})
 
 
-def contrast(first: Effects, second: Effects, maps: Maps, others: Maps, seed: int = 0) -> Score:
+def contrast(first: Effects, second: Effects, maps: Maps, others: Maps) -> Score:
     """Whether the difference of the maps for two classes follows the difference of the parts' effects on them.
 
     Spearman correlation over parts. 0 is what a method gets that ignores the class.
@@ -148,7 +173,7 @@ def contrast(first: Effects, second: Effects, maps: Maps, others: Maps, seed: in
     seen = first.effect.isfinite() & second.effect.isfinite()
     gap = difference(first.effect.nan_to_num(), second.effect.nan_to_num())
     mass = difference(part_mass(maps, first.masks), part_mass(others, first.masks))
-    rho, stderr = spearman_over(mass, gap, seen, seed)
+    rho, stderr = spearman_over(mass, gap, seen)
     causes = broken(maps, others) | unranked(gap, seen, rho)
     blind = ((mass == 0) | ~seen).all(1)
     causes["constant_sums"] &= ~blind
@@ -157,16 +182,27 @@ def contrast(first: Effects, second: Effects, maps: Maps, others: Maps, seed: in
 
 def difference(first: Float[Tensor, "n p"], second: Float[Tensor, "n p"]) -> Float[Tensor, "n p"]:
     """What is more in the first; what only rounding makes differ is equal."""
-    scale = torch.maximum(first.abs(), second.abs()).amax(1, keepdim=True)
-    gap = first - second
-    return torch.where(gap.abs() <= ROUNDING * scale, 0.0, gap)
+    return levelled(first - second, torch.maximum(first.abs(), second.abs()).amax(1, keepdim=True))
 
 
-def steady(effects: Effects, maps: Maps, moved: Maps) -> Score:
+def steady(effects: Effects, maps: Maps, moved: Maps, after: Effects | None = None) -> Score:
     """How much the map's shares of the parts change with a background that does not matter: 0 is not at all.
 
-    1 - cosine of the sums over parts before and after.
+        1 - cosine of the sums over parts before and after
+
+    Over the parts that are seen both times. `extras["truth"]` is the same of the effects, which is what the oracle
+    gets; where that is above `STILL` the background did matter, and the scene has no value.
+
+    Args:
+        moved: maps of the same classes in the scenes with the other background.
+        after: what `effects_elsewhere` says of those; None takes parts to be where they were, and worth what they were.
     """
-    seen = effects.effect.isfinite()
-    alike, nothing = cosine(*(torch.where(seen, part_mass(each, effects.masks), 0.0) for each in (maps, moved)))
-    return track("steady", 1 - alike, broken(maps, moved) | {"zero_mass": nothing})
+    after = effects if after is None else after
+    seen = effects.effect.isfinite() & after.effect.isfinite()
+    alike, nothing = cosine(
+        *(torch.where(seen, part_mass(m, e.masks), 0.0) for m, e in ((maps, effects), (moved, after)))
+    )
+    same, idle = cosine(*(torch.where(seen, e.effect.double(), 0.0) for e in (effects, after)))
+    truth = torch.where(idle, 0.0, 1 - same).clamp(min=0)
+    causes = broken(maps, moved) | {"effects_moved": truth > STILL, "zero_mass": nothing}
+    return track("steady", 1 - alike, causes, extras={"truth": truth})
