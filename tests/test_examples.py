@@ -15,8 +15,8 @@ SCRIPTS = sorted(path.relative_to(EXAMPLES).with_suffix("").as_posix() for path 
 def figures(tmp_path, monkeypatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GLASSHOUSE_FIGURES", str(tmp_path / "figures"))
-    monkeypatch.setenv("GLASSHOUSE_STEPS", "6")  # `make figures` takes its time
-    monkeypatch.setenv("GLASSHOUSE_IMAGES", "16")
+    monkeypatch.setenv("GLASSHOUSE_STEPS", "12")  # `make figures` takes its time
+    monkeypatch.setenv("GLASSHOUSE_IMAGES", "24")
     return tmp_path / "figures"
 
 

@@ -45,13 +45,13 @@ class Truth(NamedTuple):
     Args:
         effects, others: of the class that is explained, and of the class that it is compared with.
         game: of the first scenes.
-        moved: of the class that is explained, in the same scenes before another background; None if nobody asks.
+        moved: of the class that is explained, in the same scenes before another background.
     """
 
     effects: Effects
     others: Effects
     game: PartGame | None
-    moved: Effects | None
+    moved: Effects
 
 
 @dataclass(frozen=True, repr=False)
@@ -189,8 +189,6 @@ def benchmark(
     """
     apart(methods)
     effects, others, game, moved = known(model, scenes, target, (responses, elsewhere), game, score, seed)
-    if moved is None and methods:
-        moved = effects_elsewhere(model, scenes, effects, score=score)
     images, classes, other_classes = effects.images, torch.tensor(effects.target), torch.tensor(others.target)
     scores, checks = dict[str, dict[str, Score]](), dict[str, dict[str, Score]]()
 
@@ -199,10 +197,12 @@ def benchmark(
         if game is not None:
             checks[name] = protocol(game, maps[: len(game)], scores[name].get("contrast"), effects)
 
-    best = oracle(effects.effect, effects.masks)
-    keep("oracle", best, {"contrast": contrast(effects, others, best, oracle(others.effect, others.masks))})
+    best, second, there = (oracle(each.effect, each.masks) for each in (effects, others, moved))
+    extra = {"contrast": contrast(effects, others, best, second), "steady": steady(effects, best, there, moved)}
+    keep("oracle", best, extra)
+    elsewhere_too = ignorant(moved.images, seed)
     for name, maps in ignorant(images, seed).items():
-        keep(name, maps)
+        keep(name, maps, {"steady": steady(effects, maps, elsewhere_too[name], moved)})
     names, skipped = list(methods), dict[str, str]()
     for place in steps(len(names)):
         name, method = names[place], methods[names[place]]
@@ -212,8 +212,7 @@ def benchmark(
                 "contrast": contrast(effects, others, first[0], second[0]),
                 "other_class": other_class(first[1], second[1]),
             }
-            if moved is not None:
-                extra["steady"] = steady(effects, first[0], values_of(method(model, moved.images, classes))[0], moved)
+            extra["steady"] = steady(effects, first[0], values_of(method(model, moved.images, classes))[0], moved)
         except GlasshouseError as reason:
             skipped[name] = str(reason)
             continue
@@ -255,7 +254,10 @@ def known(
         raise BadInput("the model has one class only, so no map of another one can be made.")
     same_classes(game, effects.target)
     others = others_of(torch.tensor(effects.target), n_classes, seed)
-    moved = None if there is None else there.effects(list(effects.target), score)
+    if there is None:
+        moved = effects_elsewhere(model, scenes, effects, score=score)
+    else:
+        moved = there.effects(list(effects.target), score)
     return Truth(effects, found.effects(others.tolist(), score), game, moved)
 
 
@@ -275,7 +277,8 @@ def known_glass(
     same_classes(game, whole.target)
     others = others_of(torch.tensor(whole.target), len(model.class_names), seed)
     second = glass_game(model, images, others.tolist())
-    return Truth(Effects.of(whole), Effects.of(second), whole, None)
+    effects = Effects.of(whole)
+    return Truth(effects, Effects.of(second), whole, effects_elsewhere(model, scenes, effects))
 
 
 def same_classes(game: PartGame | None, classes: tuple[int, ...]) -> None:
