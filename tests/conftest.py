@@ -4,11 +4,13 @@ import gc
 import hashlib
 import importlib
 import os
+import random
 import sys
 import zipfile
 from pathlib import Path
 from types import ModuleType
 
+import numpy
 import pytest
 import torch
 from torch import nn
@@ -42,6 +44,14 @@ def import_torchvision() -> ModuleType:
         library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     _KEPT_ALIVE.append(library)
     return importlib.import_module("torchvision")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """A test that draws from global generators, or whose fixtures or peers do, gets the same in any order of tests."""
+    random.seed(0)
+    numpy.random.seed(0)
+    torch.manual_seed(0)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
