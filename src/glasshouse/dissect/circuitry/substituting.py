@@ -82,9 +82,9 @@ def substitute_units(
             "They must give maps n u i j, one for each unit.",
         )
     over = (0, 2, 3)
-    spread = new.std(over)
-    if not spread.all():
-        silent = rows[spread == 0].tolist()
+    spread, still = new.std(over), new.amax(over) == new.amin(over)
+    if still.any():
+        silent = rows[still].tolist()
         raise BadInput(f"the detectors for units {silent} answer the same everywhere.", "Match on other images.")
     scale = old[:, rows].std(over) / spread
     shift = old[:, rows].mean(over) - scale * new.mean(over)
