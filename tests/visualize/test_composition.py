@@ -129,7 +129,7 @@ def test_a_picture_near_a_goal_is_found_by_subtracting_the_difference():
     goal = torch.rand(1, 3, 12, 10, generator=generator(4))
     with torch.no_grad():
         maps = net[0](goal)
-    picture = render(net, -activation_difference("0", maps, power=2), size=(12, 10), steps=40, transforms=())
+    picture = render(net, -activation_difference("0", maps, power=2), size=(12, 10), steps=100, transforms=())
     assert picture.activation > 0.4 * picture.history[0, 0]
 
 
